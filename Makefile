@@ -1,0 +1,52 @@
+# Lightship: every recipe a person or CI needs. `make up` and `make test` set themselves up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: up test test-fast lint fix goldens evidence-start bench-streaming model clean
+
+up: $(VENV)/.local-ready  ## set up, then build, measure and serve the built-in model
+	@$(BIN)/lightship up
+
+test: $(VENV)/.dev-ready  ## set up, then run every test
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.dev-ready  ## the tests that start no engine (under a minute)
+	$(BIN)/python -m pytest -m "not local and not toolchain"
+
+lint: $(VENV)/.dev-ready  ## format, lint and types, changing nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: $(VENV)/.dev-ready  ## format, and repair what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+goldens: $(VENV)/.dev-ready  ## rewrite generated files (they are committed and compared by tests)
+	-UPDATE_GOLDENS=1 $(BIN)/python -m pytest -q tests/repo
+
+evidence-start: $(VENV)/.dev-ready  ## re-run every claim of the first topic in docs/evidence.md
+	$(BIN)/python benchmarks/evidence_start.py
+
+bench-streaming: $(VENV)/.dev-ready  ## worker + gateway against the bare pipeline
+	$(BIN)/python benchmarks/streaming_overhead.py
+
+model: $(VENV)/.dev-ready  ## train the built-in model again (hours); CORPUS=folder with the corpus files
+	$(BIN)/python tools/build_builtin_model.py --corpus $(CORPUS) --work build/builtin
+
+clean:  ## remove everything these recipes made
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/.local-ready: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) with the local engine (about a minute, once) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -e '.[local]'
+	@touch $@
+
+$(VENV)/.dev-ready: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) for development (a minute or two, once) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -e '.[local,hub,dev]'
+	@touch $@ $(VENV)/.local-ready

@@ -1,0 +1,63 @@
+"""Entry point of `lightship`: parses the command line, runs one command, turns errors into one message.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or spec, 3 checkpoint, 4 store, 5 toolchain, 6 engine, 7 network,
+8 measurement, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+
+from lightship import __version__
+from lightship.cli.artifact_commands import add_artifact_commands
+from lightship.cli.report_command import add_report_command
+from lightship.cli.spec_commands import add_spec_commands
+from lightship.cli.status_command import add_status_command
+from lightship.cli.toolchain_commands import add_toolchain_commands
+from lightship.cli.up_command import add_up_command
+from lightship.errors import LightshipError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="lightship", description="From a checkpoint to a measured ladder of variants behind one gateway."
+    )
+    parser.add_argument("--version", action="version", version=f"lightship {__version__}")
+    subparsers = parser.add_subparsers(dest="topic", required=True, metavar="COMMAND")
+    add_up_command(subparsers)
+    add_status_command(subparsers)
+    add_report_command(subparsers)
+    add_spec_commands(subparsers)
+    add_artifact_commands(subparsers)
+    add_toolchain_commands(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; data goes to stdout, everything else to stderr."""
+    args = build_parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+        return code
+    except LightshipError as error:
+        _print_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        return 130
+    except BrokenPipeError:
+        return 0  # the reader of a pipe left: not our failure
+
+
+def _print_error(error: LightshipError) -> None:
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(f"[bold red]error[/] {escape(error.where or '')}".rstrip())
+    console.print(f"  {error.what}", markup=False)
+    if error.hint:
+        console.print(f"  {error.hint}", markup=False, style="dim")

@@ -1,0 +1,1 @@
+"""Makes variants: recipes are data, the work runs in toolchains, the result is an artifact folder."""

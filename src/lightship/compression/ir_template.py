@@ -1,0 +1,157 @@
+"""A conversion that can be replayed without torch: the IR's graph, and where each of its constants comes from.
+
+A checkpoint folder may carry a sub-folder `openvino/` made by an earlier conversion: `openvino_model.xml` (the graph),
+`constants.json` (this module's map) and the converted tokenizer. The graph's large constants are exactly the
+checkpoint's tensors, so storing them again would double its size; the small ones (rotary frequencies, shapes) are
+kept in the map as base64. `assemble` writes the `.bin` file from the safetensors file and checks its digest.
+
+Only plain copies are replayed (bf16, fp16 or fp32 tensors to fp16 or fp32 constants); a constant that is not such a
+copy of a tensor, bit for bit, is stored as it is.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightship.errors import CheckpointError
+
+TEMPLATE_FOLDER = "openvino"
+_MAP = "constants.json"
+_GRAPH, _WEIGHTS = "openvino_model.xml", "openvino_model.bin"
+_COPIED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+_IR_DTYPES: dict[str, Any] = {"f16": np.float16, "f32": np.float32}
+
+
+def has_template(checkpoint: Path, *, weight_format: str) -> bool:
+    """Whether the folder can be converted to `weight_format` by `assemble`."""
+    path = checkpoint / TEMPLATE_FOLDER / _MAP
+    return path.is_file() and json.loads(path.read_text("utf-8"))["weight_format"] == weight_format
+
+
+def assemble(checkpoint: Path, output: Path) -> None:
+    """Writes the complete OpenVINO folder from a checkpoint that carries a template.
+
+    Raises: CheckpointError: a tensor is missing or the result is not what the template was made from.
+    Effects: fills `output`, which exists.
+    """
+    template = checkpoint / TEMPLATE_FOLDER
+    constants = json.loads((template / _MAP).read_text("utf-8"))
+    tensors = SafetensorsFile(checkpoint / "model.safetensors")
+    weights = bytearray(constants["num_bytes"])
+    for entry in constants["constants"]:
+        data = base64.b64decode(entry["data"]) if "data" in entry else _converted(tensors, entry)
+        weights[entry["offset"] : entry["offset"] + len(data)] = data
+    if hashlib.sha256(weights).hexdigest() != constants["sha256"]:
+        raise CheckpointError(
+            "the weights do not give the network they were published with",
+            where=str(checkpoint),
+            hint="The files are damaged: install lightship again.",
+        )
+    (output / _WEIGHTS).write_bytes(weights)
+    for path in sorted(template.iterdir()):
+        if path.name != _MAP:
+            shutil.copyfile(path, output / path.name)
+    for name in _COPIED:
+        if (checkpoint / name).exists():
+            shutil.copyfile(checkpoint / name, output / name)
+
+
+def pack(checkpoint: Path, ir_folder: Path, *, weight_format: str) -> None:
+    """Makes the template of a converted checkpoint.
+
+    Effects: writes `checkpoint/openvino/`.
+    """
+    template = checkpoint / TEMPLATE_FOLDER
+    shutil.rmtree(template, ignore_errors=True)
+    template.mkdir()
+    tensors = SafetensorsFile(checkpoint / "model.safetensors")
+    weights = (ir_folder / _WEIGHTS).read_bytes()
+    entries = [_entry(layer, weights, tensors) for layer in _constant_layers(ir_folder / _GRAPH)]
+    content = {
+        "weight_format": weight_format,
+        "num_bytes": len(weights),
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "constants": [entry for entry in entries if entry is not None],
+    }
+    (template / _MAP).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    for path in sorted(ir_folder.glob("openvino_*")):
+        if path.name != _WEIGHTS:
+            shutil.copyfile(path, template / path.name)
+
+
+class SafetensorsFile:
+    """Read-only view of one safetensors file.
+
+    Source: https://huggingface.co/docs/safetensors (8-byte little-endian header length, JSON header, data).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._data = np.memmap(path, dtype=np.uint8, mode="r")
+        (header_length,) = struct.unpack("<Q", bytes(self._data[:8]))
+        self._header: dict[str, Any] = json.loads(bytes(self._data[8 : 8 + header_length]))
+        self._header.pop("__metadata__", None)
+        self._start = 8 + header_length
+        self._path = path
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the tensors."""
+        return frozenset(self._header)
+
+    def read_f32(self, name: str) -> NDArray[np.float32]:
+        """One tensor as float32; exact for BF16, F16 and F32.
+
+        Raises: CheckpointError: no such tensor, or another type.
+        """
+        if name not in self._header:
+            raise CheckpointError(f"tensor {name!r} is missing", where=str(self._path))
+        entry = self._header[name]
+        begin, end = entry["data_offsets"]
+        raw = self._data[self._start + begin : self._start + end]
+        if entry["dtype"] == "BF16":
+            flat = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        elif entry["dtype"] in {"F16", "F32"}:
+            flat = raw.view(np.float16 if entry["dtype"] == "F16" else np.float32).astype(np.float32)
+        else:
+            raise CheckpointError(f"tensor {name!r} has type {entry['dtype']}", where=str(self._path))
+        return flat.reshape(entry["shape"])
+
+
+def _converted(tensors: SafetensorsFile, entry: dict[str, Any]) -> bytes:
+    return tensors.read_f32(entry["tensor"]).astype(_IR_DTYPES[entry["element_type"]]).tobytes()
+
+
+def _constant_layers(graph: Path) -> list[dict[str, Any]]:
+    """Name, element type, offset and length of every constant of the graph."""
+    layers = []
+    for layer in ET.parse(graph).getroot().iter("layer"):
+        data = layer.find("data")
+        if layer.get("type") == "Const" and data is not None:
+            place = {"offset": int(data.attrib["offset"]), "num_bytes": int(data.attrib["size"])}
+            layers.append({"name": layer.attrib["name"], "element_type": data.attrib["element_type"], **place})
+    return layers
+
+
+def _entry(layer: dict[str, Any], weights: bytes, tensors: SafetensorsFile) -> dict[str, Any] | None:
+    """How to restore one constant, or None when it has no bytes."""
+    data = weights[layer["offset"] : layer["offset"] + layer["num_bytes"]]
+    if not data:
+        return None
+    place = {"offset": layer["offset"]}
+    # The exporter traces the module as `self`; saving with fp16 compression marks each constant it converted.
+    name = layer["name"].removeprefix("self.").removesuffix("_compressed")
+    if name in tensors.names and layer["element_type"] in _IR_DTYPES:
+        entry = {**place, "tensor": name, "element_type": layer["element_type"]}
+        if _converted(tensors, entry) == data:
+            return entry
+    return {**place, "data": base64.b64encode(data).decode()}

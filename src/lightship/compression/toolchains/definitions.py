@@ -1,0 +1,68 @@
+"""The toolchains: what each one is for, what it must be able to import, and its lock.
+
+They are separate environments because their pins conflict: optimum-intel wants transformers below 5.6, the trainer
+and vLLM want newer ones. A lock lists every package; all but torch are installed with `--no-deps`, for two reasons:
+nothing moves after it was tested, and packages that only do harm stay out (torchvision from the index is built for
+CUDA and breaks a CPU torch of the same version on import).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """One isolated environment.
+
+    Args:
+        name: Also the name of its lock, `locks/NAME.txt`.
+        purpose: One line for people.
+        modules: Imported by the check after installation.
+        approximate_bytes: Disk it takes, measured once, to warn before a download.
+    """
+
+    name: str
+    purpose: str
+    modules: tuple[str, ...]
+    approximate_bytes: int
+
+    @property
+    def lock_text(self) -> str:
+        """Pinned requirements, one per line."""
+        return (resources.files(__package__) / "locks" / f"{self.name}.txt").read_text("utf-8")
+
+    @property
+    def lock_digest(self) -> str:
+        """Twelve hex digits that change when the lock does; part of the folder's name."""
+        return hashlib.sha256(self.lock_text.encode()).hexdigest()[:12]
+
+    @property
+    def requirements(self) -> tuple[str, ...]:
+        """The lock without comments."""
+        return tuple(line for line in self.lock_text.splitlines() if line and not line.startswith("#"))
+
+    def version_of(self, package: str) -> str:
+        """Version the lock pins for `package`.
+
+        Raises: KeyError: it is not in the lock.
+        """
+        pins = dict(requirement.split("==") for requirement in self.requirements)
+        return pins[package]
+
+
+OPENVINO_CONVERT = Toolchain(
+    name="openvino-convert",
+    purpose="converts Hugging Face checkpoints to OpenVINO IR (optimum-intel)",
+    modules=("optimum.exporters.openvino", "openvino_tokenizers"),
+    approximate_bytes=1_700_000_000,
+)
+TRAIN = Toolchain(
+    name="train",
+    purpose="trains and distils small models (torch, transformers)",
+    modules=("torch", "transformers", "tokenizers"),
+    approximate_bytes=1_100_000_000,
+)
+TOOLCHAINS: dict[str, Toolchain] = {toolchain.name: toolchain for toolchain in (OPENVINO_CONVERT, TRAIN)}

@@ -1,0 +1,83 @@
+"""Runs a job: a JSON file in, an artifact folder out, a subprocess in between, its log kept.
+
+A job prints JSON lines on stdout: `{"event": "progress", "done": 3, "total": 10}` moves the bar,
+`{"event": "error", "message": ...}` explains a failure; everything else goes to the log.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightship.compression.toolchains import bootstrap
+from lightship.errors import ToolchainError
+from lightship.ports.progress import Progress, Task
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """How to run one job.
+
+    Args:
+        python: The toolchain's interpreter.
+        kind: Module name below `compression.jobs`.
+        log_path: Receives all output; kept for people to read.
+        timeout_s: The job is killed after this time.
+    """
+
+    python: Path
+    kind: str
+    log_path: Path
+    timeout_s: float
+
+
+def run_job(settings: JobSettings, job: Mapping[str, Any], *, title: str, progress: Progress) -> None:
+    """Runs the job to its end.
+
+    Raises: ToolchainError: it failed; the message is the job's own, the log is named.
+    Effects: starts a subprocess, which is killed when this call is interrupted.
+    """
+    settings.log_path.parent.mkdir(parents=True, exist_ok=True)
+    job_path = settings.log_path.with_suffix(".job.json")
+    job_path.write_text(json.dumps(job, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    argv = [str(settings.python), "-I", "-W", "ignore", bootstrap.__file__, settings.kind, str(job_path)]
+    message: str | None = None
+    with progress.task(title) as task, settings.log_path.open("w", encoding="utf-8") as log:
+        pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": log}
+        with subprocess.Popen(argv, text=True, **pipes) as process:
+            timer = threading.Timer(settings.timeout_s, process.kill)
+            timer.start()
+            try:
+                for line in process.stdout or ():
+                    log.write(line)
+                    message = _follow(line, task) or message
+                code = process.wait()
+            finally:
+                timer.cancel()
+                process.kill()
+    if code != 0:
+        reason = message or _last_line(settings.log_path) or f"it ended with exit code {code}"
+        raise ToolchainError(reason, where=f"{title}", hint=f"The whole log: {settings.log_path}")
+
+
+def _follow(line: str, task: Task) -> str | None:
+    """Applies one line of output; returns the message of an error event."""
+    if not line.startswith("{"):
+        return None
+    try:
+        event = json.loads(line)
+    except json.JSONDecodeError:
+        return None  # some library printed a brace: it is in the log
+    if event.get("event") == "progress":
+        task.advance(done=float(event["done"]), total=float(event["total"]), note=event.get("note"))
+    return str(event["message"]) if event.get("event") == "error" else None
+
+
+def _last_line(log_path: Path) -> str:
+    lines = log_path.read_text("utf-8", errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else ""

@@ -1,0 +1,94 @@
+"""Reads a JSONL corpus, joins passages into tales, and packs token ids into fixed windows.
+
+Not a streaming loader: the corpora meant here (tens of megabytes) fit in memory as 16-bit ids.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+BOS_ID = 1
+EOS_ID = 2
+
+
+@dataclass(frozen=True)
+class Tale:
+    """One document: a heading and its whole text."""
+
+    heading: str
+    text: str
+
+    @property
+    def document(self) -> str:
+        """The text the model is trained on; the chat template writes prompts in the same shape."""
+        return f"{self.heading.strip()}\n\n{self.text.strip()}"
+
+
+def read_tales(path: Path) -> list[Tale]:
+    """Tales of a `.jsonl` or `.jsonl.gz` file with `title`, `chapter`, `text`; neighbouring passages are joined.
+
+    Raises: ValueError: a line is not such a record (names the line).
+    """
+    opener = gzip.open if path.suffix == ".gz" else open
+    records: list[tuple[str, str, str]] = []
+    with opener(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+                records.append((str(record["title"]), str(record["chapter"]), str(record["text"])))
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise ValueError(f"{path}:{number}: not a corpus record with title, chapter, text: {error}") from error
+    grouped = groupby(records, key=lambda record: record[:2])
+    return [Tale(heading=key[1], text="\n".join(record[2] for record in group)) for key, group in grouped]
+
+
+def encode_tales(tales: Sequence[Tale], tokenizer: Tokenizer) -> NDArray[np.uint16]:
+    """All tales as one stream of ids: BOS, document, EOS, BOS, ... Vocabulary must be below 65,536."""
+    encoded = tokenizer.encode_batch([tale.document for tale in tales], add_special_tokens=False)
+    pieces = [np.asarray([BOS_ID, *item.ids, EOS_ID], dtype=np.uint16) for item in encoded]
+    return np.concatenate(pieces)
+
+
+class WindowSampler:
+    """Shuffled windows over a token stream; its whole state is (seed, num_windows_drawn), so resuming is exact.
+
+    Every epoch starts at another offset, so window borders fall elsewhere each time.
+    """
+
+    def __init__(self, stream: NDArray[np.uint16], *, context_length: int, seed: int) -> None:
+        if len(stream) < 2 * context_length + 2:
+            raise ValueError(f"the corpus has {len(stream)} tokens; at least {2 * context_length + 2} are needed")
+        self._stream = torch.from_numpy(stream.astype(np.int64))
+        self._context_length = context_length
+        self._seed = seed
+        self._windows_per_epoch = (len(stream) - 1) // context_length - 1
+
+    def batch(self, *, first_window: int, num_windows: int) -> torch.Tensor:
+        """Windows `first_window ...` of the endless shuffled sequence, shape (num_windows, context_length + 1)."""
+        rows = [self._window(first_window + i) for i in range(num_windows)]
+        return torch.stack(rows)
+
+    def _window(self, index: int) -> torch.Tensor:
+        epoch, position = divmod(index, self._windows_per_epoch)
+        generator = np.random.default_rng((self._seed, epoch))
+        offset = int(generator.integers(self._context_length))
+        order = generator.permutation(self._windows_per_epoch)
+        start = offset + int(order[position]) * self._context_length
+        return self._stream[start : start + self._context_length + 1]
+
+
+def evaluation_windows(stream: NDArray[np.uint16], *, context_length: int) -> Iterator[torch.Tensor]:
+    """Consecutive windows that cover the stream once, each of shape (1, at most context_length + 1)."""
+    ids = torch.from_numpy(stream.astype(np.int64))
+    for start in range(0, len(ids) - 1, context_length):
+        yield ids[start : start + context_length + 1].unsqueeze(0)

@@ -1,0 +1,1 @@
+"""Quality, performance, statistics, frontier and report; talks to endpoints over HTTP only."""

@@ -1,0 +1,39 @@
+"""Every metric and label name, so that dashboards and code cannot drift apart.
+
+Labels take values from configuration or closed enums only: never a prompt, a key or a client-sent model name.
+"""
+
+from __future__ import annotations
+
+# Gateway
+REQUESTS = "lightship_requests"
+REQUEST_DURATION = "lightship_request_duration_seconds"
+TIME_TO_FIRST_BYTE = "lightship_time_to_first_byte_seconds"
+ATTEMPTS = "lightship_attempts"
+IN_FLIGHT = "lightship_requests_in_flight"
+REPLICA_UP = "lightship_replica_up"
+
+# Engine worker; the three gauges that routers ask of every engine
+ENGINE_WAITING = "lightship_engine_requests_waiting"
+ENGINE_RUNNING = "lightship_engine_requests_running"
+ENGINE_KV_USAGE = "lightship_engine_kv_cache_usage_ratio"
+ENGINE_PROMPT_TOKENS = "lightship_engine_prompt_tokens"
+ENGINE_GENERATION_TOKENS = "lightship_engine_generation_tokens"
+ENGINE_REQUESTS = "lightship_engine_requests"
+ENGINE_TTFT = "lightship_engine_time_to_first_token_seconds"
+ENGINE_PEAK_RSS = "lightship_engine_peak_rss_bytes"
+
+# Labels
+LABEL_OUTCOME = "outcome"
+LABEL_PATH = "path"
+LABEL_MODEL = "model"
+LABEL_REPLICA = "replica"
+LABEL_RESULT = "result"
+LABEL_FINISH_REASON = "finish_reason"
+
+# Seconds. OpenTelemetry's TTFT list, with 0.2 and 0.4 added: common SLO edges it lacks.
+TTFT_BUCKETS_S = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.25, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160,
+)  # fmt: skip
+# Seconds. OpenTelemetry's doublings for request durations.
+DURATION_BUCKETS_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)

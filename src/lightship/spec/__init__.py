@@ -1,0 +1,1 @@
+"""What a user writes: the strict, frozen, fully defaulted `lightship.yaml`; no I/O."""

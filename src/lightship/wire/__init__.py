@@ -1,0 +1,1 @@
+"""OpenAI-shaped records: requests, replies, errors and server-sent events, without behaviour."""

@@ -1,0 +1,145 @@
+"""The error object of the OpenAI API, as an exception that every HTTP surface here knows how to send.
+
+Rule: 429 only when the *caller* passed its own limit; 503 when *we* lack capacity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+
+class ApiError(Exception):
+    """One refused or failed API request.
+
+    Args:
+        status: HTTP status.
+        message: What happened and what to do, for the client's developer.
+        type: OpenAI error type, for example `invalid_request_error`.
+        code: OpenAI error code or None.
+        param: The request field that is wrong, or None.
+        headers: Extra response headers, for example `retry-after`.
+        origin: Which part answers: `gateway`, `engine`.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        origin: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.type = type
+        self.code = code
+        self.param = param
+        self.headers = dict(headers or {})
+        self.origin = origin
+
+    def body(self) -> dict[str, Any]:
+        """The JSON object to send."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error if self.origin is None else {**error, "origin": self.origin}}
+
+    def body_bytes(self) -> bytes:
+        """The JSON object, encoded."""
+        return msgspec.json.encode(self.body())
+
+
+def invalid_request(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:
+    """400: the request itself is wrong."""
+    return ApiError(400, message, type="invalid_request_error", param=param, code=code)
+
+
+def unsupported_parameter(param: str, *, reason: str) -> ApiError:
+    """400: a parameter this engine cannot honour; never silently ignored."""
+    return invalid_request(f"{param} is not supported here: {reason}", param=param, code="unsupported_parameter")
+
+
+def context_length_exceeded(*, num_prompt_tokens: int, max_tokens: int, context_length: int) -> ApiError:
+    """400: prompt plus requested output do not fit the model's context."""
+    return invalid_request(
+        f"This model's context length is {context_length} tokens, but the prompt has {num_prompt_tokens} "
+        f"and max_tokens asks for {max_tokens} more. Shorten the prompt or lower max_tokens.",
+        param="messages",
+        code="context_length_exceeded",
+    )
+
+
+def payload_too_large(*, limit_bytes: int) -> ApiError:
+    """413: the body is over the configured limit."""
+    return ApiError(
+        413,
+        f"The request body is over the limit of {limit_bytes} bytes.",
+        type="invalid_request_error",
+        code="payload_too_large",
+    )
+
+
+def unsupported_media_type(content_type: str) -> ApiError:
+    """415: not JSON."""
+    return ApiError(
+        415,
+        f"Content-Type is {content_type!r}; send application/json.",
+        type="invalid_request_error",
+        code="unsupported_media_type",
+    )
+
+
+def model_not_found(model: str, *, known: list[str]) -> ApiError:
+    """404: no such model here."""
+    return ApiError(
+        404,
+        f"The model {model!r} does not exist here. Available: {', '.join(known)}.",
+        type="not_found_error",
+        code="model_not_found",
+        param="model",
+    )
+
+
+def route_not_found(path: str) -> ApiError:
+    """404: no such path."""
+    return ApiError(404, f"Nothing is served at {path}.", type="not_found_error", code="route_not_found")
+
+
+def method_not_allowed(method: str, path: str) -> ApiError:
+    """405: the path exists, but not with this method."""
+    return ApiError(405, f"{method} is not allowed at {path}.", type="invalid_request_error", code="method_not_allowed")
+
+
+def overloaded(message: str, *, reason: str, retry_after_s: float = 1.0) -> ApiError:
+    """503: we lack capacity; `reason` is a word of the closed list in `x-reject-reason`."""
+    headers = {
+        "retry-after": str(max(1, round(retry_after_s))),
+        "retry-after-ms": str(round(retry_after_s * 1000)),
+        "x-reject-reason": reason,
+    }
+    return ApiError(503, message, type="service_unavailable_error", code="server_is_overloaded", headers=headers)
+
+
+def upstream_failed(message: str) -> ApiError:
+    """502: the engine broke before the first byte."""
+    return ApiError(502, message, type="server_error", code="upstream_error")
+
+
+def upstream_timed_out(message: str) -> ApiError:
+    """504: the engine did not answer in time, before the first byte."""
+    return ApiError(504, message, type="server_error", code="upstream_timeout")
+
+
+def internal_error(request_id: str) -> ApiError:
+    """500: our bug; the log has the details under this id."""
+    return ApiError(
+        500,
+        f"Something broke on the server. Quote request {request_id} when you report it.",
+        type="server_error",
+        code="internal_error",
+    )

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from lightship.compression.recipes import PRESETS, choose_recipes, reference_recipe
+from lightship.errors import SpecError
+
+
+def test_choose_recipes_auto_without_student_starts_with_reference_and_has_no_distillation() -> None:
+    recipes = choose_recipes("auto", has_student=False)
+    assert [recipe.name for recipe in recipes] == ["fp16", "int8", "int4"]
+    assert reference_recipe(recipes).name == "fp16"
+
+
+def test_choose_recipes_auto_with_student_adds_the_student() -> None:
+    names = [recipe.name for recipe in choose_recipes("auto", has_student=True)]
+    assert names == ["fp16", "int8", "int4", "quarter-depth", "quarter-depth-int8"]
+
+
+def test_choose_recipes_misspelt_name_suggests_the_nearest() -> None:
+    with pytest.raises(SpecError, match=r"unknown recipe 'in8'.*Did you mean 'int8'"):
+        choose_recipes(("fp16", "in8"), has_student=False)
+
+
+def test_choose_recipes_student_recipe_without_student_is_refused() -> None:
+    with pytest.raises(SpecError, match="needs a student"):
+        choose_recipes(("quarter-depth",), has_student=False)
+
+
+def test_reference_recipe_fp32_is_preferred_over_fp16() -> None:
+    assert reference_recipe((PRESETS["fp16"], PRESETS["int8"], PRESETS["fp32"])).name == "fp32"
+
+
+def test_reference_recipe_no_plain_conversion_takes_the_first() -> None:
+    assert reference_recipe((PRESETS["int4"], PRESETS["int8"])).name == "int4"
