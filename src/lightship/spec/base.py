@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 class StrictModel(BaseModel):
     """A frozen section of the spec that refuses unknown keys and values of another type.
 
-    Defaults are validated too, so that they may be written the way a user writes them (`"1 GiB"`).
+    Defaults are validated too, so that one that does not fit to what is set beside it is refused.
     """
 
     model_config = ConfigDict(

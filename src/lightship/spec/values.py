@@ -15,8 +15,9 @@ from lightship.units import parse_bytes, parse_duration_s
 
 _BYTE_UNITS = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 _SPAN_UNITS = (("d", 86400), ("h", 3600), ("m", 60))
-_BYTES_PATTERN = r"^\s*[0-9]+(\.[0-9]+)?\s*([kKmMgGtT][iI]?)?[bB]?\s*$"
-_SPAN_PATTERN = r"^\s*[0-9]+(\.[0-9]+)?\s*(ms|s|m|h|d)?\s*$"
+_BYTES_PATTERN = r"^\s*[0-9]+(\.[0-9]+)?\s*([kKmMgGtT][iI]?[bB]|[bB])?\s*$"
+_SPAN_PATTERN = r"^\s*[0-9]+(\.[0-9]+)?\s*([mM][sS]|[sSmMhHdD])?\s*$"
+_MAX_QUANTITY_CHARS = 32
 _LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):(?P<port>[0-9]{1,5})")
 _RUNG = re.compile(r"(?P<variant>[a-z0-9][a-z0-9._-]{0,63})@(?P<engine>[a-z]{1,32})")
 
@@ -42,19 +43,25 @@ def show_span(span_s: float) -> str:
     for unit, factor in _SPAN_UNITS:
         if span_s and span_s % factor == 0:
             return f"{int(span_s // factor)}{unit}"
-    return f"{span_s:g}s" if float(f"{span_s:g}") == span_s else f"{span_s!r}s"
+    return f"{int(span_s)}s" if span_s == int(span_s) else f"{span_s!r}s"
 
 
 def _read_bytes(value: Any) -> Any:
-    return parse_bytes(value) if isinstance(value, str) else value
+    return parse_bytes(_short(value)) if isinstance(value, str) else value
 
 
 def _read_span(value: Any) -> Any:
-    return parse_duration_s(value) if isinstance(value, str) else value
+    return parse_duration_s(_short(value)) if isinstance(value, str) else value
 
 
-def _bytes_schema(low: int, high: int) -> WithJsonSchema:
-    text = {"type": "string", "pattern": _BYTES_PATTERN, "maxLength": 32, "examples": [show_bytes(high // 4)]}
+def _short(text: str) -> str:
+    if len(text) > _MAX_QUANTITY_CHARS:
+        raise ValueError(f"{len(text)} characters are too many for a number with a unit")
+    return text
+
+
+def _bytes_schema(low: int, high: int, *, example: str) -> WithJsonSchema:
+    text = {"type": "string", "pattern": _BYTES_PATTERN, "maxLength": _MAX_QUANTITY_CHARS, "examples": [example]}
     return WithJsonSchema({"anyOf": [text, {"type": "integer", "minimum": low, "maximum": high}]})
 
 
@@ -62,15 +69,23 @@ _SHOW_BYTES = PlainSerializer(show_bytes, return_type=str)
 
 # Less than a few blocks cannot hold one prompt; more than 4 TiB is a typing error.
 KvCacheBytes = Annotated[
-    int, BeforeValidator(_read_bytes), Field(ge=2**24, le=2**42), _SHOW_BYTES, _bytes_schema(2**24, 2**42)
+    int,
+    BeforeValidator(_read_bytes),
+    Field(ge=2**24, le=2**42),
+    _SHOW_BYTES,
+    _bytes_schema(2**24, 2**42, example="1 GiB"),
 ]
 
 # A body is held in memory, so even a generous limit stays far below a machine's memory.
 BodyLimitBytes = Annotated[
-    int, BeforeValidator(_read_bytes), Field(ge=2**10, le=2**28), _SHOW_BYTES, _bytes_schema(2**10, 2**28)
+    int,
+    BeforeValidator(_read_bytes),
+    Field(ge=2**10, le=2**28),
+    _SHOW_BYTES,
+    _bytes_schema(2**10, 2**28, example="8 MiB"),
 ]
 
-_SPAN_TEXT = {"type": "string", "pattern": _SPAN_PATTERN, "maxLength": 32, "examples": ["1d"]}
+_SPAN_TEXT = {"type": "string", "pattern": _SPAN_PATTERN, "maxLength": _MAX_QUANTITY_CHARS, "examples": ["1d"]}
 
 # A budget period: a minute is the shortest that holds enough requests to count, a month the longest people plan.
 BudgetPeriodS = Annotated[

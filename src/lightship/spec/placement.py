@@ -1,0 +1,83 @@
+"""Where requests may run besides this machine: upstreams, routing between edge and cloud, deployments."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lightship.spec.base import StrictModel
+from lightship.spec.values import Label
+
+
+class PriceSpec(StrictModel):
+    """What an upstream charges."""
+
+    input: float = Field(ge=0, le=10_000, description="Price of prompt tokens. Unit: USD per million tokens.")
+    output: float = Field(ge=0, le=10_000, description="Price of output tokens. Unit: USD per million tokens.")
+
+
+class UpstreamSpec(StrictModel):
+    """One OpenAI-compatible endpoint elsewhere."""
+
+    name: Label = Field(description="Name that `routing` calls it by.")
+    base_url: str = Field(
+        pattern=r"^https?://[^\s/@]+(/\S*)?$",
+        max_length=2048,
+        examples=["https://api.example.com/v1"],
+        description="Address up to, and without, `/chat/completions`.",
+    )
+    api_key_env: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        max_length=128,
+        examples=["CLOUD_KEY"],
+        description="Environment variable that holds the key (never the key itself); null sends none.",
+    )
+    price_usd_per_1m: PriceSpec | None = Field(
+        default=None, description="Price; null if unknown. Unit: USD per million tokens."
+    )
+
+
+class PrivacySpec(StrictModel):
+    """Requests that must not leave."""
+
+    tags: Annotated[tuple[Label, ...], Field(strict=False)] = Field(
+        default=("pii",), min_length=1, max_length=64, description="Request tags this holds for."
+    )
+    stay: Literal["edge"] = Field(default="edge", description="Where such requests stay.")
+
+
+class SpillSpec(StrictModel):
+    """When requests go to an upstream instead."""
+
+    to: Label = Field(description="Name of the upstream.")
+    when: Literal["saturated"] = Field(default="saturated", description="The condition.")
+    max_usd_per_hour: float = Field(
+        default=1.0, ge=0, le=100_000, description="Most money spent there in an hour. Unit: USD per hour."
+    )
+
+
+class RoutingSpec(StrictModel):
+    """Which requests run where; null sets no rule."""
+
+    privacy: PrivacySpec | None = Field(default=None, description="Requests that must not leave; null sets no rule.")
+    spill: SpillSpec | None = Field(default=None, description="Overflow to an upstream; null sets no rule.")
+
+
+class KubernetesSpec(StrictModel):
+    """Deployment to Kubernetes."""
+
+    namespace: str = Field(
+        default="default",
+        pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
+        max_length=63,
+        examples=["llm"],
+        description="Namespace of everything that is rendered.",
+    )
+
+
+class DeploySpec(StrictModel):
+    """Where the system is deployed; null leaves a kind out."""
+
+    kubernetes: KubernetesSpec | None = Field(default=None, description="Kubernetes; null leaves it out.")
