@@ -55,7 +55,7 @@ class _SharedFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 class CompletionRequest(_SharedFields, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Body of `POST /v1/completions`. `logprobs` counts alternatives per token; `echo` returns the prompt too."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[str | int | list[int]]  # a text, texts, tokens, or lists of tokens; never mixed
     max_tokens: int | None = None
     logprobs: int | None = None
     echo: bool | None = None

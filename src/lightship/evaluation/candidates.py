@@ -1,0 +1,185 @@
+"""The figures by which (variant, target) pairs compete, collected from measurements. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from lightship.errors import MeasurementError
+from lightship.ports.measurements import Interval, Measurement, Metric, Target
+from lightship.ports.variants import Manifest
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One (variant, target) pair with what frontier and ladder judge it by.
+
+    `quality_recovery` is the share of the reference's quality that is kept (1 for the reference). Speed is taken at the
+    target concurrency. A figure that is not known is None, and counts as the worst possible.
+    """
+
+    name: str
+    variant_digest: str
+    target: Target
+    is_reference: bool
+    quality_recovery: float
+    quality_interval: Interval | None
+    goodput_requests_per_s: float
+    goodput_interval: Interval | None
+    tokens_per_s: float
+    tokens_interval: Interval | None
+    size_bytes: int
+    memory_bytes: float | None = None
+    cost_usd_per_1m_tokens: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError: a figure that has no place in an order."""
+        figures = (self.quality_recovery, self.goodput_requests_per_s, self.tokens_per_s, float(self.size_bytes))
+        optional = (self.memory_bytes, self.cost_usd_per_1m_tokens)
+        for figure in (*figures, *(one for one in optional if one is not None)):
+            if not math.isfinite(figure) or figure < 0:
+                raise ValueError(f"{self.name}: {figure} is not a finite figure >= 0")
+
+
+@dataclass(frozen=True)
+class Unranked:
+    """A pair that cannot compete, and why."""
+
+    name: str
+    variant_digest: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CandidateSet:
+    """Pairs that compete and pairs that cannot yet."""
+
+    candidates: tuple[Candidate, ...]
+    unranked: tuple[Unranked, ...]
+
+
+@dataclass(frozen=True)
+class PairFigures:
+    """The newest measurement of each (metric, concurrency) of one pair."""
+
+    name: str
+    manifest: Manifest
+    target: Target
+    newest: Mapping[tuple[Metric, int], Measurement]
+
+    def get(self, metric: Metric, concurrency: int = 0) -> Measurement | None:
+        """The measurement, or None."""
+        return self.newest.get((metric, concurrency))
+
+
+def collect_pairs(manifests: Iterable[Manifest], measurements: Iterable[Measurement]) -> tuple[PairFigures, ...]:
+    """Every measured pair of the given variants, by name. Measurements of other variants are left out.
+
+    A pair is called `variant@engine`; where that names several, the device and settings are added.
+    """
+    by_digest = {manifest.digest: manifest for manifest in manifests}
+    figures: dict[tuple[str, bytes], dict[tuple[Metric, int], Measurement]] = {}
+    for one in sorted(measurements, key=lambda one: one.measured_unix_s):
+        if one.variant_digest in by_digest:
+            newest = figures.setdefault((one.variant_digest, _target_key(one.target)), {})
+            newest[one.metric, one.concurrency] = one
+    pairs = [
+        PairFigures("", by_digest[digest], next(iter(newest.values())).target, newest)
+        for (digest, _), newest in sorted(figures.items())
+    ]
+    return tuple(sorted(_with_names(pairs), key=lambda pair: pair.name))
+
+
+def _target_key(target: Target) -> bytes:
+    return msgspec.json.encode(target, order="deterministic")
+
+
+def _with_names(pairs: Sequence[PairFigures]) -> list[PairFigures]:
+    names = [f"{pair.manifest.name}@{pair.target.engine}" for pair in pairs]
+    for details in (_target_words, _digest_words):
+        num_uses = Counter(names)
+        names = [
+            f"{name} ({details(pair)})" if num_uses[name] > 1 else name for name, pair in zip(names, pairs, strict=True)
+        ]
+    return [replace(pair, name=name) for pair, name in zip(pairs, names, strict=True)]
+
+
+def _target_words(pair: PairFigures) -> str:
+    target = pair.target
+    settings = [f"{key}={value}" for key, value in sorted(target.settings.items())]
+    return ", ".join([target.device, f"{target.num_threads} threads", *settings])
+
+
+def _digest_words(pair: PairFigures) -> str:
+    return f"{pair.manifest.short_digest}, {pair.target.engine_version}, {pair.target.instruction_set}"
+
+
+def build_candidates(
+    manifests: Iterable[Manifest], measurements: Iterable[Measurement], *, reference_digest: str, concurrency: int
+) -> CandidateSet:
+    """The pairs that have every figure needed, and those that lack one.
+
+    Args:
+        manifests: Variants to consider.
+        measurements: All that is known of them; the newest figure of each kind counts.
+        reference_digest: The variant that quality is measured against; its recovery is 1 by definition.
+        concurrency: Load at which speed is compared.
+
+    Raises: MeasurementError: figures come from different protocols or machines, so they must not be compared.
+    """
+    ranked: list[tuple[PairFigures, Candidate]] = []
+    unranked: list[Unranked] = []
+    for pair in collect_pairs(manifests, measurements):
+        is_reference = pair.manifest.digest == reference_digest
+        quality = pair.get(Metric.QUALITY_RECOVERY)
+        if quality is not None and quality.reference_digest != reference_digest:
+            quality = None
+        goodput = pair.get(Metric.GOODPUT_REQUESTS_PER_S, concurrency)
+        tokens = pair.get(Metric.DECODE_TOKENS_PER_S, concurrency)
+        memory = pair.get(Metric.PEAK_RSS_BYTES)
+        if goodput is None or tokens is None or (quality is None and not is_reference):
+            lacking = {"goodput": goodput, "tokens/s": tokens, "quality": quality or is_reference or None}
+            words = ", ".join(word for word, figure in lacking.items() if figure is None)
+            reason = f"Not measured yet at {concurrency} concurrent requests: {words}."
+            unranked.append(Unranked(pair.name, pair.manifest.digest, reason))
+            continue
+        candidate = Candidate(
+            name=pair.name,
+            variant_digest=pair.manifest.digest,
+            target=pair.target,
+            is_reference=is_reference,
+            quality_recovery=1.0 if is_reference or quality is None else quality.value,
+            quality_interval=None if is_reference or quality is None else quality.interval,
+            goodput_requests_per_s=goodput.value,
+            goodput_interval=goodput.interval,
+            tokens_per_s=tokens.value,
+            tokens_interval=tokens.interval,
+            size_bytes=pair.manifest.num_bytes,
+            memory_bytes=memory.value if memory else None,
+        )
+        ranked.append((pair, candidate))
+    _refuse_incomparable([pair for pair, _ in ranked], concurrency)
+    return CandidateSet(tuple(candidate for _, candidate in ranked), tuple(unranked))
+
+
+def _refuse_incomparable(pairs: Sequence[PairFigures], concurrency: int) -> None:
+    for metric, users in (
+        (Metric.QUALITY_RECOVERY, 0),
+        (Metric.GOODPUT_REQUESTS_PER_S, concurrency),
+        (Metric.DECODE_TOKENS_PER_S, concurrency),
+    ):
+        found = [(pair.name, one) for pair in pairs if (one := pair.get(metric, users)) is not None]
+        for name, one in found[1:]:
+            first_name, first = found[0]
+            if metric is Metric.QUALITY_RECOVERY and first.target.engine != one.target.engine:
+                continue  # each engine has its own way to score; recovery is relative to the reference there
+            if (one.protocol, one.machine) != (first.protocol, first.machine):
+                raise MeasurementError(
+                    f"{metric} of {first_name} is from {first.protocol!r} on machine {first.machine}, that of {name} "
+                    f"from {one.protocol!r} on {one.machine}; they must not be compared",
+                    hint="Measure both under one protocol on one machine.",
+                )

@@ -1,0 +1,338 @@
+"""A client that scores texts through an OpenAI-compatible endpoint: `/v1/completions` with `echo` and `logprobs`.
+
+Servers exist that accept these fields and ignore them; scores from such an endpoint are chance, so it is probed first.
+
+Not a load client: see `evaluation.performance`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import aiohttp
+import msgspec
+
+from lightship.errors import MeasurementError, NetworkError
+from lightship.ports.clock import Clock, SystemClock
+from lightship.ports.engine import HopTimeouts
+
+MAX_TOP_LOGPROBS = 64
+_MAX_ATTEMPTS = 5
+_MAX_WAIT_S = 10.0  # a server that asks for longer is treated as gone for this measurement
+_MAX_REPLY_BYTES = 64 * 2**20  # a window of 8,192 tokens with 64 alternatives each is about 14 MB of JSON
+_TOKEN_ID_PREFIX = "token_id:"
+# Two texts without a common first character: a first token they share carries no text, so it must be BOS or the like.
+_PROBE_TEXTS = ("the old king went to sea in a small boat.", "and then a door opened by itself, very slowly.")
+
+DEFAULT_TIMEOUTS = HopTimeouts(connect_s=5.0, first_token_s=120.0, next_token_s=30.0, total_s=180.0)
+
+
+class PromptTooLongError(MeasurementError):
+    """The endpoint refused a prompt because it does not fit the model's context."""
+
+
+@dataclass(frozen=True)
+class PromptLogprobs:
+    """What the endpoint says about one prompt, checked for shape but not for numbers; position 0 is None.
+
+    Entry i belongs to token i. A None further on is what JSON makes of NaN and infinity. `text_offsets` counts
+    characters and is None where the endpoint does not give it.
+    """
+
+    token_ids: tuple[int, ...]
+    token_logprobs: tuple[float | None, ...]
+    top_logprobs: tuple[dict[int, float | None] | None, ...]
+    text_offsets: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class EndpointTraits:
+    """What probing found out.
+
+    `is_first_token_text` is false where the tokenizer adds BOS (or another token that is the same before every text):
+    then every text token has a log-probability. `context_length` is None where `/v1/models` does not tell it.
+    """
+
+    is_first_token_text: bool
+    context_length: int | None
+
+
+class CompletionEndpoint:
+    """One model behind one OpenAI-compatible base URL.
+
+    Args:
+        base_url: Scheme, host and port, with or without the trailing `/v1`.
+        model: The name to send.
+        session: Open aiohttp session; the caller closes it and puts authorization headers there.
+        timeouts: Limits per hop: `first_token_s` bounds the wait for each part of the answer.
+        clock: Time to wait with between retries.
+
+    Concurrency: safe for several requests at a time from one event loop.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        model: str,
+        session: aiohttp.ClientSession,
+        timeouts: HopTimeouts = DEFAULT_TIMEOUTS,
+        clock: Clock | None = None,
+    ) -> None:
+        self.base_url = base_url.rstrip("/").removesuffix("/v1")
+        self.model = model
+        self._session = session
+        self._clock = clock or SystemClock()
+        self._timeout = aiohttp.ClientTimeout(
+            total=timeouts.total_s,
+            connect=timeouts.connect_s,
+            sock_connect=timeouts.connect_s,
+            sock_read=max(timeouts.first_token_s, timeouts.next_token_s),
+        )
+
+    async def score_prompt(self, text: str, *, top_k: int) -> PromptLogprobs:
+        """Log-probabilities of every token of `text`, with the `top_k` likeliest alternatives at each position.
+
+        Raises:
+            PromptTooLongError: the text does not fit the context.
+            MeasurementError: the endpoint refuses, or answers with something else than prompt log-probabilities.
+            NetworkError: it cannot be reached, breaks off, stays busy, or takes too long.
+        """
+        return self._prompt_logprobs(await self._complete(text, top_k=top_k))
+
+    async def probe_prompt_logprobs(self, *, top_k: int) -> EndpointTraits:
+        """Traits of an endpoint that was shown to return real prompt log-probabilities.
+
+        Raises:
+            MeasurementError: it does not; the message says exactly what was wrong.
+            NetworkError: see `score_prompt`.
+        """
+        replies = [await self._complete(text, top_k=top_k) for text in _PROBE_TEXTS]
+        probed = [self._prompt_logprobs(reply) for reply in replies]
+        for reply, scored in zip(replies, probed, strict=True):
+            self._check_counts(reply, scored)
+            self._check_numbers(scored)
+            self._check_alternatives(scored, top_k=top_k)
+        return EndpointTraits(
+            is_first_token_text=probed[0].token_ids[0] != probed[1].token_ids[0],
+            context_length=await self._context_length(),
+        )
+
+    async def _complete(self, text: str, *, top_k: int) -> _Completion:
+        if not 0 < top_k <= MAX_TOP_LOGPROBS:
+            raise MeasurementError(f"top_k must be 1..{MAX_TOP_LOGPROBS}, got {top_k}")
+        body = {
+            "model": self.model,
+            "prompt": text,
+            "max_tokens": 0,
+            "echo": True,
+            "logprobs": top_k,
+            "return_tokens_as_token_ids": True,
+            "temperature": 0,
+        }
+        reply = _decoded(await self._request("POST", "/v1/completions", body), _Completion)
+        if isinstance(reply, str):
+            raise self._not_scored(f"its answer is not a completion: {reply}")
+        return reply
+
+    async def _context_length(self) -> int | None:
+        reply = _decoded(await self._request("GET", "/v1/models", None), _Models)
+        if isinstance(reply, str):  # the list is a courtesy: scoring does not depend on it
+            return None
+        return next((card.max_model_len for card in reply.data if card.id == self.model), None)
+
+    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> bytes:
+        """The body of a 200 answer; 503 is tried again a few times, after the time the server asks for."""
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
+            status, headers, content = await self._exchange(method, path, body)
+            if status == HTTPStatus.OK:
+                return content
+            if status != HTTPStatus.SERVICE_UNAVAILABLE:
+                raise self._refusal(status, path, content)
+            if attempt < _MAX_ATTEMPTS:
+                await self._clock.sleep(_retry_after_s(headers))
+        raise NetworkError(
+            f"the endpoint stayed busy: 503 on {_MAX_ATTEMPTS} attempts",
+            where=self.base_url,
+            hint="Measure when it serves less traffic.",
+        )
+
+    async def _exchange(
+        self, method: str, path: str, body: Mapping[str, Any] | None
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        url = self.base_url + path
+        try:
+            async with self._session.request(method, url, json=body, timeout=self._timeout) as response:
+                content = bytearray()
+                async for part in response.content.iter_any():
+                    content += part
+                    if len(content) > _MAX_REPLY_BYTES:
+                        raise self._not_scored(f"its answer is over {_MAX_REPLY_BYTES} bytes")
+                return response.status, response.headers, bytes(content)
+        except TimeoutError as error:
+            limits = (
+                f"connect {self._timeout.connect} s, read {self._timeout.sock_read} s, total {self._timeout.total} s"
+            )
+            raise NetworkError(f"no answer within the time limits ({limits})", where=url) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise NetworkError(
+                f"the endpoint cannot be reached: {str(error) or type(error).__name__}", where=url
+            ) from error
+
+    def _refusal(self, status: int, path: str, content: bytes) -> MeasurementError:
+        message, code = _error_of(content)
+        where = self.base_url + path
+        if status == HTTPStatus.BAD_REQUEST and (code == "context_length_exceeded" or "context length" in message):
+            return PromptTooLongError(f"the prompt does not fit the model's context: {message}", where=where)
+        hint = "Prompt log-probabilities need echo, logprobs and max_tokens 0." if status < 500 else None
+        return MeasurementError(f"the endpoint answered {status}: {message}", where=where, hint=hint)
+
+    def _prompt_logprobs(self, reply: _Completion) -> PromptLogprobs:
+        logprobs = reply.choices[0].logprobs if reply.choices else None
+        if logprobs is None or logprobs.top_logprobs is None:
+            raise self._not_scored("its answer has no logprobs")
+        lengths = {len(logprobs.tokens), len(logprobs.token_logprobs), len(logprobs.top_logprobs)}
+        if lengths == {0}:
+            raise self._not_scored("its answer has no logprobs for the prompt; it seems to ignore echo")
+        if len(lengths) != 1:
+            raise self._not_scored(
+                f"it returned {len(logprobs.tokens)} tokens, {len(logprobs.token_logprobs)} log-probabilities and "
+                f"{len(logprobs.top_logprobs)} sets of alternatives"
+            )
+        if logprobs.token_logprobs[0] is not None:
+            raise self._not_scored(
+                f"the first token has log-probability {logprobs.token_logprobs[0]} where nothing precedes it (null)"
+            )
+        offsets = logprobs.text_offset
+        if offsets is not None and len(offsets) != len(logprobs.tokens):
+            raise self._not_scored(f"it returned {len(logprobs.tokens)} tokens and {len(offsets)} text offsets")
+        try:
+            return PromptLogprobs(
+                token_ids=tuple(_token_id(token) for token in logprobs.tokens),
+                token_logprobs=tuple(logprobs.token_logprobs),
+                top_logprobs=tuple(
+                    None if entry is None else {_token_id(token): value for token, value in entry.items()}
+                    for entry in logprobs.top_logprobs
+                ),
+                text_offsets=None if offsets is None else tuple(offsets),
+            )
+        except ValueError as error:
+            raise self._not_scored(f"{error}; it seems to ignore return_tokens_as_token_ids") from error
+
+    def _check_counts(self, reply: _Completion, scored: PromptLogprobs) -> None:
+        if reply.usage is None:
+            raise self._not_scored("its answer has no usage, so the number of scored tokens cannot be checked")
+        num_expected = reply.usage.prompt_tokens + reply.usage.completion_tokens
+        if len(scored.token_ids) != num_expected:
+            raise self._not_scored(
+                f"it returned {len(scored.token_ids)} log-probabilities for {num_expected} tokens; "
+                "the prompt's are missing or cut"
+            )
+        if len(scored.token_ids) < 3:
+            raise self._not_scored(f"it made only {len(scored.token_ids)} tokens of a sentence")
+
+    def _check_numbers(self, scored: PromptLogprobs) -> None:
+        values = scored.token_logprobs[1:]
+        for position, value in enumerate(values, start=1):
+            if value is None or not math.isfinite(value):
+                raise self._not_scored(f"the log-probability at position {position} is {value}, not a finite number")
+            if value > 0:
+                raise self._not_scored(f"the log-probability at position {position} is {value}, above 0")
+        if len(set(values)) == 1:
+            raise self._not_scored(f"all {len(values)} log-probabilities equal {values[0]}")
+
+    def _check_alternatives(self, scored: PromptLogprobs, *, top_k: int) -> None:
+        for position, entry in enumerate(scored.top_logprobs[1:], start=1):
+            num_entries = 0 if entry is None else len(entry)
+            if num_entries < top_k and not covers_vocabulary(entry or {}):
+                raise self._not_scored(
+                    f"it returned {num_entries} alternatives at position {position} where {top_k} were asked for"
+                )
+
+    def _not_scored(self, reason: str) -> MeasurementError:
+        return MeasurementError(
+            f"the endpoint does not return real prompt log-probabilities: {reason}",
+            where=self.base_url,
+            hint="Text quality can only be measured on an engine that honours echo with logprobs.",
+        )
+
+
+def covers_vocabulary(entry: Mapping[int, float | None]) -> bool:
+    """Whether the alternatives of one position make up the whole distribution (a vocabulary smaller than top-k)."""
+    return abs(math.fsum(math.exp(value) for value in entry.values() if value is not None) - 1) < 1e-4
+
+
+class _Logprobs(msgspec.Struct):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float | None] | None] | None = None
+    text_offset: list[int] | None = None
+
+
+class _Choice(msgspec.Struct):
+    logprobs: _Logprobs | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int = 0
+
+
+class _Completion(msgspec.Struct):
+    """The part of a completion that scoring reads; unlike our own servers' record it tolerates null numbers."""
+
+    choices: list[_Choice]
+    usage: _Usage | None = None
+
+
+class _ModelCard(msgspec.Struct):
+    id: str
+    max_model_len: int | None = None
+
+
+class _Models(msgspec.Struct):
+    data: list[_ModelCard]
+
+
+T = TypeVar("T")
+
+
+def _decoded(content: bytes, kind: type[T]) -> T | str:
+    """The record, or why the content is not one."""
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return str(error)
+
+
+def _token_id(token: str) -> int:
+    digits = token.removeprefix(_TOKEN_ID_PREFIX)
+    if digits == token or not digits.isdecimal() or int(digits) >= 2**32 - 1:
+        raise ValueError(f"the token {token[:40]!r} is not of the form token_id:N")
+    return int(digits)
+
+
+def _error_of(content: bytes) -> tuple[str, str]:
+    """Message and code of an OpenAI error body, or the start of whatever else came."""
+    try:
+        error = json.loads(content)["error"]
+        return str(error["message"]), str(error.get("code"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return content[:200].decode("utf-8", errors="replace") or "an empty body", ""
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float:
+    """The wait a 503 asks for, bounded; 1 s where it does not say (or names a date)."""
+    for name, seconds_per_unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            asked_s = float(headers[name]) * seconds_per_unit
+        except (KeyError, ValueError):
+            continue
+        if math.isfinite(asked_s):
+            return min(max(asked_s, 0.0), _MAX_WAIT_S)
+    return 1.0

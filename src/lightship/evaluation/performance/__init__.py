@@ -1,0 +1,1 @@
+"""Speed of one (variant, target) pair, measured over HTTP on the worker that serves it."""
