@@ -15,11 +15,10 @@ from rich.markup import escape
 
 from lightship import __version__
 from lightship.cli.artifact_commands import add_artifact_commands
-from lightship.cli.report_command import add_report_command
+from lightship.cli.model_commands import add_model_commands
 from lightship.cli.spec_commands import add_spec_commands
 from lightship.cli.status_command import add_status_command
 from lightship.cli.toolchain_commands import add_toolchain_commands
-from lightship.cli.up_command import add_up_command
 from lightship.errors import LightshipError
 
 
@@ -30,9 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"lightship {__version__}")
     subparsers = parser.add_subparsers(dest="topic", required=True, metavar="COMMAND")
-    add_up_command(subparsers)
+    add_model_commands(subparsers)
     add_status_command(subparsers)
-    add_report_command(subparsers)
     add_spec_commands(subparsers)
     add_artifact_commands(subparsers)
     add_toolchain_commands(subparsers)

@@ -20,6 +20,7 @@ from typing import Any
 from lightship.artifacts.checkpoint import Checkpoint, inspect_checkpoint
 from lightship.artifacts.store import ArtifactStore, VariantDescription
 from lightship.compression import ir_template
+from lightship.compression.recipes import PRESETS
 from lightship.compression.toolchains.definitions import OPENVINO_CONVERT
 from lightship.compression.toolchains.environment import ToolchainFolder
 from lightship.compression.toolchains.jobs import JobSettings, run_job
@@ -95,6 +96,9 @@ def tool_versions(steps: tuple[RecipeStep, ...]) -> dict[str, str]:
 
 def _named_after_steps(recipe: Recipe) -> Recipe:
     """An intermediate result is named by what it is, not by the recipe that happened to need it first."""
+    for preset in PRESETS.values():
+        if preset.steps == recipe.steps:
+            return preset
     options = [str(value) for step in recipe.steps for value in step.options.values()]
     return Recipe("-".join(options), recipe.steps)
 
@@ -170,10 +174,11 @@ def _adopt(source: Checkpoint, recipe: Recipe, context: BuildContext, *, model_n
     steps = (RecipeStep("adopt"),)
     key = build_key(source.digest, steps)
     describe = _describer(Recipe(recipe.name, steps), source, key, model_name)
-    return context.store.build(key, describe, lambda output: _copy_folder(source.folder, output))
+    return context.store.build(key, describe, lambda output: _copy_files(source, output))
 
 
-def _copy_folder(source: Path, output: Path) -> None:
-    for path in sorted(source.iterdir()):
-        if path.is_file():
-            shutil.copyfile(path, output / path.name)
+def _copy_files(source: Checkpoint, output: Path) -> None:
+    """Copies what makes the model, and nothing else that lies in the folder."""
+    for entry in source.files:
+        (output / entry.path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.folder / entry.path, output / entry.path)

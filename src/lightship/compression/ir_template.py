@@ -76,7 +76,8 @@ def pack(checkpoint: Path, ir_folder: Path, *, weight_format: str) -> None:
     template.mkdir()
     tensors = SafetensorsFile(checkpoint / "model.safetensors")
     weights = (ir_folder / _WEIGHTS).read_bytes()
-    entries = [_entry(layer, weights, tensors) for layer in _constant_layers(ir_folder / _GRAPH)]
+    names = _tensors_by_content(tensors)
+    entries = [_entry(layer, weights, names) for layer in _constant_layers(ir_folder / _GRAPH)]
     content = {
         "weight_format": weight_format,
         "num_bytes": len(weights),
@@ -132,26 +133,34 @@ def _converted(tensors: SafetensorsFile, entry: dict[str, Any]) -> bytes:
 
 
 def _constant_layers(graph: Path) -> list[dict[str, Any]]:
-    """Name, element type, offset and length of every constant of the graph."""
+    """Element type, offset and length of every constant of the graph."""
     layers = []
     for layer in ET.parse(graph).getroot().iter("layer"):
         data = layer.find("data")
         if layer.get("type") == "Const" and data is not None:
             place = {"offset": int(data.attrib["offset"]), "num_bytes": int(data.attrib["size"])}
-            layers.append({"name": layer.attrib["name"], "element_type": data.attrib["element_type"], **place})
+            layers.append({"element_type": data.attrib["element_type"], **place})
     return layers
 
 
-def _entry(layer: dict[str, Any], weights: bytes, tensors: SafetensorsFile) -> dict[str, Any] | None:
+def _tensors_by_content(tensors: SafetensorsFile) -> dict[tuple[str, bytes], str]:
+    """Tensor names by element type and digest of their bytes as that type; exporters rename weights freely."""
+    found: dict[tuple[str, bytes], str] = {}
+    for name in sorted(tensors.names):
+        for element_type, dtype in _IR_DTYPES.items():
+            data = tensors.read_f32(name).astype(dtype).tobytes()
+            found[element_type, hashlib.sha256(data).digest()] = name
+    return found
+
+
+def _entry(layer: dict[str, Any], weights: bytes, names: dict[tuple[str, bytes], str]) -> dict[str, Any] | None:
     """How to restore one constant, or None when it has no bytes."""
     data = weights[layer["offset"] : layer["offset"] + layer["num_bytes"]]
     if not data:
         return None
     place = {"offset": layer["offset"]}
-    # The exporter traces the module as `self`; saving with fp16 compression marks each constant it converted.
-    name = layer["name"].removeprefix("self.").removesuffix("_compressed")
-    if name in tensors.names and layer["element_type"] in _IR_DTYPES:
-        entry = {**place, "tensor": name, "element_type": layer["element_type"]}
-        if _converted(tensors, entry) == data:
-            return entry
-    return {**place, "data": base64.b64encode(data).decode()}
+    element_type = layer["element_type"]
+    name = names.get((element_type, hashlib.sha256(data).digest()))
+    if name is None:
+        return {**place, "data": base64.b64encode(data).decode()}
+    return {**place, "tensor": name, "element_type": element_type}

@@ -22,6 +22,9 @@ ENGINE_GENERATION_TOKENS = "lightship_engine_generation_tokens"
 ENGINE_REQUESTS = "lightship_engine_requests"
 ENGINE_TTFT = "lightship_engine_time_to_first_token_seconds"
 ENGINE_PEAK_RSS = "lightship_engine_peak_rss_bytes"
+ENGINE_KV_BYTES = "lightship_engine_kv_cache_bytes"
+ENGINE_SCORER_LOAD = "lightship_engine_scorer_load_seconds"
+ENGINE_SCORER_MEMORY = "lightship_engine_scorer_memory_bytes"
 
 # Labels
 LABEL_OUTCOME = "outcome"

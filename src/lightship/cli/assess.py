@@ -1,0 +1,72 @@
+"""From stored figures to the ladder and the report: the same for `up` and `report`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightship.artifacts.machine import Machine
+from lightship.cli.measure import Measurer
+from lightship.cli.prepare import BuiltVariants, Surroundings
+from lightship.evaluation.candidates import CandidateSet, build_candidates
+from lightship.evaluation.frontier import pareto_frontier
+from lightship.evaluation.ladder import Ladder, choose_ladder
+from lightship.evaluation.report.data import ReportData, ReportHeader, report_data, report_json
+from lightship.evaluation.report.page import render_report
+from lightship.spec.document import Spec
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What the figures say."""
+
+    candidates: CandidateSet
+    ladder: Ladder
+    report: ReportData
+
+
+def assess(spec: Spec, built: BuiltVariants, measurer: Measurer, machine: Machine, around: Surroundings) -> Assessment:
+    """Candidates, ladder and report from what is stored.
+
+    Raises: MeasurementError: figures that must not be compared, or no variant reaches the quality floor.
+    """
+    manifests = [variant.manifest for variant in built.variants]
+    figures = [m for variant in built.variants for m in measurer.known(variant)]
+    reference_digest = built.reference.manifest.digest
+    concurrency = spec.measurement.target_concurrency
+    candidates = build_candidates(manifests, figures, reference_digest=reference_digest, concurrency=concurrency)
+    explicit = None if spec.ladder == "auto" else [f"{rung.variant}@{rung.engine}" for rung in spec.ladder]
+    ladder = choose_ladder(candidates.candidates, quality_floor=spec.quality.floor, explicit=explicit)
+    header = ReportHeader(
+        model_name=spec.model.name,
+        source=str(spec.model.source),
+        machine=machine.description,
+        command="lightship up",
+        created_unix_s=around.clock.unix_s(),
+        reference_digest=reference_digest,
+        concurrency=concurrency,
+        slo_ttft_ms=spec.slo.ttft_ms,
+        slo_tpot_ms=spec.slo.tpot_ms,
+    )
+    frontier = pareto_frontier(candidates.candidates)
+    data = report_data(
+        header, manifests=manifests, measurements=figures, candidates=candidates, frontier=frontier, ladder=ladder
+    )
+    return Assessment(candidates, ladder, data)
+
+
+def write_report(assessment: Assessment, spec: Spec, around: Surroundings) -> Path:
+    """Writes `report.html` and `report.json`; the path of the page.
+
+    Effects: replaces the files of an earlier run of this model.
+    """
+    folder = around.home / "reports" / spec.model.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in (
+        ("report.html", render_report(assessment.report).encode()),
+        ("report.json", report_json(assessment.report)),
+    ):
+        partial = folder / f"{name}.partial"
+        partial.write_bytes(content)
+        partial.replace(folder / name)
+    return folder / "report.html"

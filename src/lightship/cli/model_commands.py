@@ -1,0 +1,47 @@
+"""`lightship up` and `lightship report` on the command line; what they do is imported when they run.
+
+Building, measuring and serving need the extra `local`; the other commands must work without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib.util import find_spec
+
+from lightship.cli.load_spec import add_spec_options
+from lightship.errors import UsageError
+
+
+def add_model_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Registers `up` and `report`."""
+    up = subparsers.add_parser("up", help="build, measure and serve what the spec names (the main job)")
+    add_spec_options(up)
+    up.add_argument("--no-serve", action="store_true", help="stop after building, measuring and the report")
+    up.add_argument("--remeasure", action="store_true", help="measure again what has figures already")
+    up.set_defaults(run=_up)
+    report = subparsers.add_parser("report", help="write the report of what is measured (HTML, or JSON on stdout)")
+    add_spec_options(report)
+    report.add_argument("--json", action="store_true", help="print the report's figures as JSON")
+    report.set_defaults(run=_report)
+
+
+def _up(args: argparse.Namespace) -> int:
+    _require_local_extra()
+    from lightship.cli.up import run_up
+
+    return run_up(args)
+
+
+def _report(args: argparse.Namespace) -> int:
+    _require_local_extra()
+    from lightship.cli.report import run_report
+
+    return run_report(args)
+
+
+def _require_local_extra() -> None:
+    """Raises: UsageError: the engine for this machine is not installed."""
+    missing = [name for name in ("numpy", "openvino", "openvino_genai", "nncf") if find_spec(name) is None]
+    if missing:
+        hint = "Install it with `pip install 'lightship[local]'`."
+        raise UsageError(f"the local engine is not installed ({', '.join(missing)} missing)", hint=hint)

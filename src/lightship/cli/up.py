@@ -1,0 +1,148 @@
+"""`lightship up`: resolve, build what is missing, measure what is unmeasured, choose the ladder, serve it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shlex
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from lightship.artifacts.home import data_home, measurement_path
+from lightship.artifacts.machine import this_machine
+from lightship.artifacts.measurements import MeasurementStore
+from lightship.cli.assess import Assessment, assess, write_report
+from lightship.cli.ladder_table import print_ladder
+from lightship.cli.load_spec import load_spec
+from lightship.cli.measure import Measurer
+from lightship.cli.prepare import BuiltVariants, Surroundings, build_variants, resolve_model
+from lightship.cli.progress import progress_for_stderr
+from lightship.cli.run_state import ReplicaState, RunState, published
+from lightship.cli.running import RungToServe, RunningSystem, running_system, watch_until_stopped
+from lightship.observability.logs import configure_logging
+from lightship.ports.clock import SystemClock
+from lightship.serving.server import bind_socket
+from lightship.spec.document import Spec
+
+_CONSOLE_STDERR = Console(stderr=True, highlight=False)
+
+
+def surroundings() -> Surroundings:
+    """This process's data directory, clock and progress."""
+    return Surroundings(home=data_home(os.environ), clock=SystemClock(), progress=progress_for_stderr())
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A measured ladder, ready to serve."""
+
+    spec: Spec
+    built: BuiltVariants
+    assessment: Assessment
+    report_path: Path
+
+    @property
+    def rungs(self) -> list[RungToServe]:
+        """Rungs with their variants, top first."""
+        by_digest = {variant.manifest.digest: variant for variant in self.built.variants}
+        ladder = self.assessment.ladder
+        variants = [by_digest[rung.candidate.variant_digest] for rung in ladder.rungs]
+        return [RungToServe(position, variant) for position, variant in enumerate(variants)]
+
+
+async def prepare(spec: Spec, around: Surroundings, *, is_forced: bool = False) -> Prepared:
+    """Builds and measures what is missing, then assesses all of it.
+
+    Args:
+        spec: What is wanted.
+        around: Where it happens.
+        is_forced: Measure everything again.
+
+    Raises: LightshipError: of whatever step failed.
+    Effects: as building and measuring have; writes the report.
+    """
+    model = resolve_model(spec, around)
+    built = build_variants(spec, model, around)
+    machine = this_machine()
+    store = MeasurementStore(measurement_path(around.home))
+    measurer = Measurer(spec, built, store, machine, around)
+    await measurer.measure_missing(is_forced=is_forced)
+    assessment = assess(spec, built, measurer, machine, around)
+    return Prepared(spec, built, assessment, write_report(assessment, spec, around))
+
+
+def run_up(args: argparse.Namespace) -> int:
+    """`lightship up` with parsed arguments; returns the exit code."""
+    configure_logging(component="up", level="WARNING")
+    return asyncio.run(_run(load_spec(args).spec, is_forced=args.remeasure, is_serving=not args.no_serve))
+
+
+async def _run(spec: Spec, *, is_forced: bool, is_serving: bool) -> int:
+    around = surroundings()
+    with _reserved_port(spec, is_serving=is_serving) as gateway_port:
+        prepared = await prepare(spec, around, is_forced=is_forced)
+    print_ladder(Console(), prepared.assessment, prepared.built)
+    if not is_serving:
+        Console().print(f"report: {prepared.report_path}", highlight=False, soft_wrap=True)
+        return 0
+    with ExitStack() as in_use:
+        for rung in prepared.rungs:
+            around.store.verify(rung.variant)
+            in_use.enter_context(around.store.in_use(rung.variant))
+        async with running_system(spec, prepared.rungs, around, gateway_port=gateway_port) as system:
+            with published(_state(prepared, system, around), around.home):
+                _greet(prepared, system)
+                await watch_until_stopped(system)
+                _CONSOLE_STDERR.print("stopping: answers under way are finished first ...")
+    return 0
+
+
+@contextmanager
+def _reserved_port(spec: Spec, *, is_serving: bool) -> Iterator[int]:
+    """The gateway's port, held while variants are built, so that a taken one is told at once and not minutes later."""
+    if not is_serving:
+        yield 0
+        return
+    listener: socket.socket = bind_socket(spec.gateway.listen.host, spec.gateway.listen.port)
+    with listener:
+        yield int(listener.getsockname()[1])
+
+
+def _state(prepared: Prepared, system: RunningSystem, around: Surroundings) -> RunState:
+    return RunState(
+        pid=os.getpid(),
+        model=prepared.spec.model.name,
+        gateway_url=system.gateway_url,
+        report_path=str(prepared.report_path),
+        started_unix_s=around.clock.unix_s(),
+        replicas=[
+            ReplicaState(
+                name=worker.current.name,
+                base_url=worker.current.base_url,
+                variant=rung.variant.manifest.name,
+                pid=worker.current.pid or 0,
+            )
+            for worker, rung in zip(system.workers, prepared.rungs, strict=True)
+        ],
+    )
+
+
+def _greet(prepared: Prepared, system: RunningSystem) -> None:
+    """Prints where it is served and a command to try it."""
+    model = prepared.spec.model.name
+    message = {"role": "user", "content": "The Fox and the Lantern"}
+    body = msgspec.json.encode({"model": model, "stream": True, "max_tokens": 200, "messages": [message]}).decode()
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"\n[bold]{system.gateway_url}/v1[/]  model [bold]{model}[/]")
+    console.print(f"report: {prepared.report_path}\n", markup=False)
+    url = f"{system.gateway_url}/v1/chat/completions"
+    command = f"curl -N {url} -H 'content-type: application/json' \\\n  -d {shlex.quote(body)}"
+    console.print(command, markup=False)
+    console.print("\nCtrl-C stops everything.", style="dim")

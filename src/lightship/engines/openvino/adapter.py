@@ -1,0 +1,75 @@
+"""The engine `openvino`, described: version, target, features and the command that starts a worker."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+from lightship.engines.base import EngineFeature
+from lightship.engines.openvino.config import OpenVinoWorkerConfig, encode_config
+from lightship.engines.openvino.runtime import installed_version
+from lightship.ports.measurements import Target
+
+_ISA_FLAGS = ("amx_tile", "avx512_bf16", "avx512_vnni", "avx512f", "avx_vnni", "avx2")
+"""CPU flags that change which kernels OpenVINO takes, the strongest first."""
+
+
+class OpenVinoAdapter:
+    """Describes the engine; starts nothing."""
+
+    name = "openvino"
+    features = frozenset(
+        {
+            EngineFeature.COMPLETIONS,
+            EngineFeature.CHAT,
+            EngineFeature.LOGPROBS,
+            EngineFeature.TOP_LOGPROBS,
+            EngineFeature.PROMPT_LOGPROBS,
+            EngineFeature.SEED,
+            EngineFeature.MANY_CHOICES,
+        }
+    )
+
+    def version(self) -> str:
+        """Version of OpenVINO GenAI. Raises: EngineError: it is not installed."""
+        return installed_version()
+
+    def target(self, settings: OpenVinoWorkerConfig) -> Target:
+        """The target of a worker with these settings on this machine."""
+        return Target(
+            engine=self.name,
+            engine_version=self.version(),
+            device=settings.device,
+            instruction_set=instruction_set(Path("/proc/cpuinfo")),
+            num_threads=settings.num_threads or len(os.sched_getaffinity(0)),
+            settings={
+                "precision": settings.precision,
+                "kv_cache_precision": settings.kv_cache_precision,
+                "kv_cache_bytes": settings.kv_cache_bytes,
+                "max_batched_tokens": settings.max_batched_tokens,
+                "max_sequences": settings.max_sequences,
+                "prefix_caching": settings.prefix_caching,
+            },
+        )
+
+    def write_config(self, settings: OpenVinoWorkerConfig, path: Path) -> None:
+        """Effects: writes the worker's config file."""
+        path.write_bytes(encode_config(settings))
+
+    def worker_command(self, config_path: Path) -> list[str]:
+        """The command of a worker that ends with the process that holds its standard input."""
+        return [sys.executable, "-m", "lightship.engines.openvino", str(config_path), "--exit-with-parent"]
+
+
+def instruction_set(cpuinfo: Path) -> str:
+    """Machine type and the CPU's strongest relevant extension, for example `x86_64+amx_tile`."""
+    try:
+        text = cpuinfo.read_text("utf-8", errors="replace")
+    except OSError:
+        return platform.machine()
+    line = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
+    flags = set(line.partition(":")[2].split())
+    strongest = next((flag for flag in _ISA_FLAGS if flag in flags), None)
+    return platform.machine() if strongest is None else f"{platform.machine()}+{strongest}"
