@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from lightship.wire.errors import ApiError
+
 
 class Outcome(StrEnum):
     """How a client's request ended; exactly one per request, low-cardinality, fit for a metric label."""
@@ -44,14 +46,24 @@ class AttemptError(Exception):
         message: What happened, with the replica's address.
         replica: Name of the replica, or "" when none was chosen.
         status: HTTP status for `BAD_STATUS`.
+        api_error: The error object the replica itself sent, if it sent one.
     """
 
-    def __init__(self, failure: AttemptFailure, message: str, *, replica: str = "", status: int | None = None) -> None:
+    def __init__(
+        self,
+        failure: AttemptFailure,
+        message: str,
+        *,
+        replica: str = "",
+        status: int | None = None,
+        api_error: ApiError | None = None,
+    ) -> None:
         super().__init__(message)
         self.failure = failure
         self.message = message
         self.replica = replica
         self.status = status
+        self.api_error = api_error
 
 
 class StreamBrokenError(Exception):
@@ -60,7 +72,10 @@ class StreamBrokenError(Exception):
 
 @dataclass(frozen=True)
 class EngineCall:
-    """One request on its way to an engine; `body` is forwarded byte for byte."""
+    """One request on its way to an engine; `body` is forwarded byte for byte.
+
+    `rung` says which rung of the ladder is to answer (0 is the top), `excluded` names the replicas that were tried.
+    """
 
     path: str
     body: bytes
@@ -68,17 +83,23 @@ class EngineCall:
     model: str
     is_streaming: bool
     headers: Mapping[str, str] = field(default_factory=dict)
+    rung: int = 0
+    excluded: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class EngineReply:
-    """A committed reply. `chunks` yields the body as it arrives; it may raise `StreamBrokenError`."""
+    """A committed reply. `chunks` yields the body as it arrives; it may raise `StreamBrokenError`.
+
+    Header names are lower-case. `upstream_s` is the time the replica itself took to the first byte.
+    """
 
     status: int
     headers: Mapping[str, str]
     chunks: AsyncIterator[bytes]
     replica: str
     num_attempts: int = 1
+    upstream_s: float = 0.0
 
 
 class Engine(Protocol):

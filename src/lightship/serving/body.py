@@ -9,6 +9,9 @@ from starlette.types import Receive, Scope
 
 from lightship.wire.errors import ApiError, invalid_request, payload_too_large, unsupported_media_type
 
+# More digits than any body has, fewer than int() refuses.
+_MAX_LENGTH_DIGITS = 20
+
 
 def header(scope: Scope, name: bytes) -> str | None:
     """First value of a header (lower-case name), or None."""
@@ -46,7 +49,7 @@ def _check_content_length(value: str | None, *, limit_bytes: int) -> None:
         return
     if not value.isascii() or not value.isdigit():
         raise invalid_request("Content-Length is not a number.", code="invalid_header")
-    if int(value) > limit_bytes:
+    if len(value) > _MAX_LENGTH_DIGITS or int(value) > limit_bytes:
         raise payload_too_large(limit_bytes=limit_bytes)
 
 

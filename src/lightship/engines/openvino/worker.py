@@ -89,7 +89,7 @@ async def _serve(
         tasks.create_task(_run_generator(generator))
         if exits_with_parent:
             stop_with_parent()
-        await serve(app, listener, settings, on_stop=in_flight.start_draining)
+        await serve(app, listener, settings, in_flight=in_flight)
         generator.close()
 
 

@@ -1,0 +1,229 @@
+"""The gateway as one ASGI app: OpenAI's surface in front of an `Engine`.
+
+Plain ASGI without a framework: a route is one dictionary look-up, and nothing stands between a chunk and its client.
+
+A request's life: its head is read and resolved to a rung, the stack opens a reply, the relay sends it. From then on a
+client that leaves ends everything at once. Whatever happens, exactly one outcome is recorded, in `_generate`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from lightship.gateway.catalog import Address, ModelCatalog
+from lightship.gateway.config import GatewayConfig
+from lightship.gateway.headers import REQUEST_ID, forwarded_request_headers, take_request_id
+from lightship.gateway.relay import Relay
+from lightship.gateway.replicas import ReplicaPool
+from lightship.gateway.request_body import read_head
+from lightship.gateway.telemetry import GatewayTelemetry, RequestRecord
+from lightship.gateway.translation import from_here, to_api_error
+from lightship.ports.clock import Clock
+from lightship.ports.engine import AttemptError, Engine, EngineCall, Outcome, StreamBrokenError
+from lightship.serving.body import read_json_body
+from lightship.serving.drain import InFlight
+from lightship.serving.responses import send_api_error, send_bytes, send_json
+from lightship.wire.errors import (
+    ApiError,
+    internal_error,
+    method_not_allowed,
+    overloaded,
+    route_not_found,
+    upstream_failed,
+    upstream_timed_out,
+)
+from lightship.wire.replies import ModelList
+
+_log = logging.getLogger(__name__)
+
+GENERATION_PATHS = ("/v1/chat/completions", "/v1/completions")
+_MODELS_PREFIX = "/v1/models/"
+_Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class _ClientGoneError(Exception):
+    """The client closed its connection."""
+
+
+class GatewayApp:
+    """The ASGI app.
+
+    Args:
+        config: Limits.
+        engine: The top of the stack.
+        catalog: The names it serves.
+        pool: Asked for readiness only.
+        telemetry: Where requests are counted.
+        clock: Time.
+
+    Concurrency: one event loop.
+    """
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        *,
+        engine: Engine,
+        catalog: ModelCatalog,
+        pool: ReplicaPool,
+        telemetry: GatewayTelemetry,
+        clock: Clock,
+    ) -> None:
+        self.in_flight = InFlight()
+        self._config = config
+        self._engine = engine
+        self._catalog = catalog
+        self._pool = pool
+        self._telemetry = telemetry
+        self._clock = clock
+        self._readers: dict[str, _Endpoint] = {
+            "/v1/models": self._list_models,
+            "/health/live": self._live,
+            "/health/ready": self._ready,
+            "/metrics": self._metrics,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] == "lifespan":
+            await _accept_lifespan(receive, send)
+        elif scope["path"] in GENERATION_PATHS and scope["method"] == "POST":
+            await self._generate(scope, receive, send)
+        else:
+            try:
+                await self._reader(scope)(scope, receive, send)
+            except ApiError as error:
+                await send_api_error(send, from_here(error), headers={REQUEST_ID: take_request_id(scope)})
+
+    def _reader(self, scope: Scope) -> _Endpoint:
+        path, method = scope["path"], scope["method"]
+        reader = self._readers.get(path)
+        if reader is None and path.startswith(_MODELS_PREFIX):
+            reader = self._show_model
+        if reader is None and path not in GENERATION_PATHS:
+            raise route_not_found(path)
+        if reader is None or method not in {"GET", "HEAD"}:
+            error = method_not_allowed(method, path)
+            error.headers["allow"] = "POST" if reader is None else "GET, HEAD"
+            raise error
+        return reader
+
+    async def _generate(self, scope: Scope, receive: Receive, send: Send) -> None:
+        record = RequestRecord(scope["path"], take_request_id(scope), self._clock.monotonic_s())
+        relay = Relay(send, record, self._clock)
+        try:
+            with self.in_flight.request():
+                await self._answer(scope, receive, relay, record)
+        finally:
+            # Without an outcome the server itself is being stopped and cut the request: `record_request` says failed.
+            self._telemetry.record_request(record, ended_s=self._clock.monotonic_s())
+
+    async def _answer(self, scope: Scope, receive: Receive, relay: Relay, record: RequestRecord) -> None:
+        try:
+            self._admit()
+            call, address = await self._read_call(scope, receive, record)
+        except ApiError as error:
+            await relay.fail(error)
+            return
+        except ClientDisconnect:
+            relay.give_up(Outcome.CANCELLED)
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                watcher = group.create_task(_raise_when_gone(receive))
+                await self._relay_reply(call, address, relay)
+                watcher.cancel()
+        except* _ClientGoneError:
+            relay.give_up(Outcome.CANCELLED)
+
+    def _admit(self) -> None:
+        if self.in_flight.is_draining:
+            raise overloaded("This gateway is shutting down. Try again.", reason="shutdown")
+        if self.in_flight.count > self._config.max_in_flight:
+            raise overloaded("Too many requests are under way. Try again.", reason="saturated")
+
+    async def _read_call(self, scope: Scope, receive: Receive, record: RequestRecord) -> tuple[EngineCall, Address]:
+        config = self._config
+        body = await read_json_body(
+            scope, receive, limit_bytes=config.body_limit_bytes, timeout_s=config.body_timeout_s
+        )
+        head = read_head(body)
+        model = head.model or ""
+        address = self._catalog.resolve(model)
+        record.model = address.name
+        call = EngineCall(
+            path=record.path,
+            body=body,
+            request_id=record.request_id,
+            model=model,
+            is_streaming=bool(head.stream),
+            headers=forwarded_request_headers(scope),
+            rung=address.rung,
+        )
+        return call, address
+
+    async def _relay_reply(self, call: EngineCall, address: Address, relay: Relay) -> None:
+        """Effects: sends the answer or the failure; only a cancellation comes out."""
+        ready_s = self._clock.monotonic_s()
+        try:
+            async with asyncio.timeout(self._config.timeouts.total_s), self._engine.open(call) as reply:
+                await relay.send_reply(reply, degraded=address.degraded, ready_s=ready_s)
+        except AttemptError as error:
+            _log.warning("request %s: %s (%s)", call.request_id, error.message, error.failure)
+            await relay.fail(to_api_error(error))
+        except ApiError as error:
+            await relay.fail(error)
+        except StreamBrokenError as error:
+            _log.warning("request %s broke after the first byte: %s", call.request_id, error)
+            await relay.fail(upstream_failed("The answer broke off: the model's engine failed."))
+        except TimeoutError:
+            limit_s = self._config.timeouts.total_s
+            await relay.fail(upstream_timed_out(f"The answer was not complete within {limit_s:g} s."))
+        except Exception:  # noqa: BLE001 # a bug of ours must end as an answer to this client, and touch no other
+            _log.exception("request %s", call.request_id)
+            await relay.fail(internal_error(call.request_id))
+
+    async def _list_models(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, receive
+        await send_json(send, msgspec.json.encode(ModelList(data=list(self._catalog.cards.values()))))
+
+    async def _show_model(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del receive
+        card = self._catalog.card(scope["path"].removeprefix(_MODELS_PREFIX))
+        await send_json(send, msgspec.json.encode(card))
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, receive
+        await send_json(send, b'{"status":"live"}')
+
+    async def _ready(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, receive
+        if self.in_flight.is_draining:
+            raise overloaded("This gateway is shutting down.", reason="shutdown")
+        if not self._pool.has_ready(rung=0):
+            raise overloaded("No engine of the top rung is ready.", reason="no-variant")
+        await send_json(send, b'{"status":"ready"}')
+
+    async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, receive
+        await send_bytes(send, self._telemetry.exposition(), headers={"content-type": CONTENT_TYPE_PLAIN_1_0_0})
+
+
+async def _raise_when_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass  # an empty rest of the body
+    raise _ClientGoneError
+
+
+async def _accept_lifespan(receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})

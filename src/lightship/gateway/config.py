@@ -1,0 +1,165 @@
+"""What one gateway process needs to know, written as JSON by whoever starts it and read once.
+
+Not what a user writes: that is the spec, from which this is made.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from lightship.errors import UsageError
+from lightship.ports.engine import HopTimeouts
+
+# What may stand in a header or a metric label without quoting.
+_PLAIN_NAME = re.compile(r"[!-~]{1,256}")
+
+
+class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One running engine.
+
+    `model_name` is what it calls its model; `rung` its place on the ladder, 0 at the top. An empty `variant_digest`
+    means that the replica itself says which variant it serves.
+    """
+
+    name: str
+    base_url: str
+    model_name: str
+    variant_name: str
+    variant_digest: str = ""
+    rung: int = 0
+    context_length: int | None = None
+
+
+class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything about one gateway process; all limits are finite.
+
+    `retry_budget_share` bounds retries in relation to requests. `max_in_flight` bounds requests under way, and with
+    `body_limit_bytes` the memory they take.
+    """
+
+    model_name: str
+    replicas: tuple[ReplicaConfig, ...]
+    host: str = "127.0.0.1"
+    port: int = 8080
+    timeouts: HopTimeouts = HopTimeouts(connect_s=5.0, first_token_s=60.0, next_token_s=30.0, total_s=600.0)
+    max_attempts: int = 3
+    retry_budget_share: float = 0.1
+    max_in_flight: int = 4096
+    body_limit_bytes: int = 8 * 2**20
+    body_timeout_s: float = 30.0
+    drain_timeout_s: float = 30.0
+    health_interval_s: float = 1.0
+
+
+def read_config(path: Path) -> GatewayConfig:
+    """The configuration in a JSON file, checked.
+
+    Raises: UsageError: not readable, not JSON, an unknown or missing key, or a value that makes no sense.
+    """
+    try:
+        return decode_config(path.read_bytes(), where=str(path))
+    except OSError as error:
+        raise UsageError(f"the gateway's configuration cannot be read: {error.strerror}", where=str(path)) from error
+
+
+def decode_config(data: bytes, *, where: str) -> GatewayConfig:
+    """The configuration in a JSON text, checked.
+
+    Raises: UsageError: see `read_config`.
+    """
+    try:
+        config = msgspec.json.decode(data, type=GatewayConfig)
+        _refuse_unknown_timeouts(msgspec.json.decode(data))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"not a gateway configuration: {error}", where=where) from error
+    if problems := list(config_problems(config)):
+        raise UsageError("; ".join(problems), where=where, hint="Correct the configuration.")
+    return config
+
+
+def encode_config(config: GatewayConfig) -> bytes:
+    """The JSON text `read_config` reads."""
+    return msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n"
+
+
+def _refuse_unknown_timeouts(document: dict[str, Any]) -> None:
+    unknown = set(document.get("timeouts", {})) - {field.name for field in fields(HopTimeouts)}
+    if unknown:
+        raise msgspec.ValidationError(f"Object contains unknown field `{min(unknown)}` - at `$.timeouts`")
+
+
+def config_problems(config: GatewayConfig) -> Iterable[str]:
+    """What is wrong with a configuration, each as `key: what was expected, what it is`."""
+    yield from _number_problems(config)
+    if not _PLAIN_NAME.fullmatch(config.model_name):
+        yield f"model_name: must be plain printable text without spaces, got {config.model_name!r}"
+    if not config.replicas:
+        yield "replicas: must name at least one replica"
+    for position, replica in enumerate(config.replicas):
+        yield from (f"replicas[{position}].{problem}" for problem in _replica_problems(replica))
+    yield from _ladder_problems(config.replicas)
+
+
+def _number_problems(config: GatewayConfig) -> Iterable[str]:
+    durations = {f"timeouts.{field.name}": getattr(config.timeouts, field.name) for field in fields(HopTimeouts)}
+    durations |= {name: getattr(config, name) for name in ("body_timeout_s", "health_interval_s")}
+    for name, duration_s in durations.items():
+        if not 0 < duration_s < math.inf:
+            yield f"{name}: must be above 0 and finite, got {duration_s:g}"
+    if not 0 <= config.drain_timeout_s < math.inf:
+        yield f"drain_timeout_s: must be at least 0 and finite, got {config.drain_timeout_s:g}"
+    for name in ("max_attempts", "max_in_flight", "body_limit_bytes"):
+        if getattr(config, name) < 1:
+            yield f"{name}: must be at least 1, got {getattr(config, name)}"
+    if not 0 <= config.retry_budget_share <= 1:
+        yield f"retry_budget_share: must be within 0 and 1, got {config.retry_budget_share:g}"
+    if not 0 <= config.port <= 65535:
+        yield f"port: must be within 0 and 65535, got {config.port}"
+
+
+def _replica_problems(replica: ReplicaConfig) -> Iterable[str]:
+    for key in ("name", "model_name", "variant_name"):
+        if not _PLAIN_NAME.fullmatch(getattr(replica, key)):
+            yield f"{key}: must be plain printable text without spaces, got {getattr(replica, key)!r}"
+    if replica.variant_digest and not _PLAIN_NAME.fullmatch(replica.variant_digest):
+        yield f"variant_digest: must be plain printable text without spaces, got {replica.variant_digest!r}"
+    if not _is_http_url(replica.base_url):
+        yield f"base_url: must be an http or https address with a host, got {replica.base_url!r}"
+    if replica.rung < 0:
+        yield f"rung: must be at least 0, got {replica.rung}"
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # raises when it is not a port number
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and not parts.query and not parts.fragment
+
+
+def _ladder_problems(replicas: Iterable[ReplicaConfig]) -> Iterable[str]:
+    by_name: dict[str, int] = defaultdict(int)
+    variants: dict[int, set[tuple[str, str]]] = defaultdict(set)
+    for replica in replicas:
+        by_name[replica.name] += 1
+        variants[replica.rung].add((replica.variant_name, replica.variant_digest))
+    yield from (f"replicas: the name {name!r} is given {count} times" for name, count in by_name.items() if count > 1)
+    if variants and sorted(variants) != list(range(len(variants))):
+        yield f"replicas: rungs must be 0, 1, 2, ... without a gap, got {sorted(variants)}"
+    rung_of: dict[str, int] = {}
+    for rung, on_rung in sorted(variants.items()):
+        if len(on_rung) > 1:
+            yield f"replicas: rung {rung} mixes variants {sorted(name for name, _ in on_rung)}; a rung serves one"
+        for name in sorted({name for name, _ in on_rung}):
+            if rung_of.setdefault(name, rung) != rung:
+                yield f"replicas: variant {name!r} is on rungs {rung_of[name]} and {rung}; one name, one rung"

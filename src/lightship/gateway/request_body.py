@@ -1,0 +1,107 @@
+"""The little a gateway reads of a request body, and the one value it may replace.
+
+The body is never built up as objects nor written again: servers disagree on numbers, escapes and duplicate keys, so
+what the client wrote is what the engine gets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from lightship.wire.errors import ApiError, invalid_request
+from lightship.wire.requests import RequestHead, decode_body
+
+# No request needs more; without a bound a body of nothing but keys would keep the event loop for seconds.
+MAX_PARAMETERS = 10_000
+_MODEL_MEMBER = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.)*+")')
+_OPENING = re.compile(rb"[ \t\r\n]*\{")
+_UP_TO_VALUE = re.compile(rb'[ \t\r\n,]*"(?:[^"\\]|\\.)*+"[ \t\r\n]*:[ \t\r\n]*')
+
+
+def read_head(body: bytes) -> RequestHead:
+    """Model and stream flag of a request, once the whole body is known to be JSON with exactly one `model`.
+
+    Raises: ApiError: 400, naming what is wrong.
+    """
+    if not body.isascii():
+        _check_utf8(body)
+    head = decode_body(body, RequestHead)
+    if head.model is None:
+        raise invalid_request("Missing required parameter 'model'.", param="model", code="missing_parameter")
+    if not _is_model_unambiguous(body):
+        num_models = sum(key == "model" for key, _, _ in _members(body))
+        if num_models > 1:
+            raise invalid_request("'model' is given more than once.", param="model", code="duplicate_parameter")
+    return head
+
+
+def with_model(body: bytes, model: str) -> bytes:
+    """The body with another top-level `model`; every other byte stays. `body` has passed `read_head`."""
+    start, end = _model_span(body)
+    return b"".join((body[:start], msgspec.json.encode(model), body[end:]))
+
+
+def _check_utf8(body: bytes) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        message = f"The request body is not valid UTF-8: byte {error.start} is wrong."
+        raise invalid_request(message, code="invalid_json") from error
+
+
+def _is_model_unambiguous(body: bytes) -> bool:
+    """Whether the bytes `"model"` stand there once and cannot be spelled with escapes: then it is the top-level key.
+
+    Every letter of the word is \\u006. when escaped. Inside a string the quotes would have backslashes.
+    """
+    return body.count(b'"model"') == 1 and b"\\u006" not in body
+
+
+def _model_span(body: bytes) -> tuple[int, int]:
+    if _is_model_unambiguous(body) and (member := _MODEL_MEMBER.search(body)) is not None:
+        return member.span(1)
+    return next((start, end) for key, start, end in _members(body) if key == "model")
+
+
+class _Key:
+    """A key that equals only itself, so that a dict keeps duplicates, in their order."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def _members(body: bytes) -> Iterator[tuple[str, int, int]]:
+    """(key, start, end) of every top-level value; nested values are skipped, not built."""
+    position = _OPENING.match(body).end()  # type: ignore[union-attr] # read_head has seen an object
+    for key, raw in _decoded_members(body).items():
+        start = _UP_TO_VALUE.match(body, position).end()  # type: ignore[union-attr] # the decoder has seen this key
+        position = start + len(bytes(raw))
+        yield key.text, start, position
+
+
+def _decoded_members(body: bytes) -> dict[_Key, msgspec.Raw]:
+    num_keys = 0
+
+    def new_key(kind: type, text: str) -> _Key:
+        nonlocal num_keys
+        num_keys += 1
+        if num_keys > MAX_PARAMETERS:
+            raise _TooManyParametersError
+        return kind(text)  # type: ignore[no-any-return] # `kind` is _Key
+
+    try:
+        return msgspec.json.decode(body, type=dict[_Key, msgspec.Raw], dec_hook=new_key)
+    except _TooManyParametersError as error:
+        raise error.api_error() from error
+
+
+class _TooManyParametersError(Exception):
+    @staticmethod
+    def api_error() -> ApiError:
+        message = f"The request has more than {MAX_PARAMETERS} parameters."
+        return invalid_request(message, code="too_many_parameters")
