@@ -58,10 +58,14 @@ TEACHER_PLAN: dict[str, Any] = {
 }
 STUDENT_PLAN: dict[str, Any] = {
     **TEACHER_PLAN,
-    "num_steps": 1000,
+    "num_steps": 600,
     "peak_learning_rate": 0.003,
     "warmup_steps": 30,
     "decay_fraction": 0.6,
+    "stages": [
+        {"from_progress": 0.0, "context_length": 256},
+        {"from_progress": 0.6, "context_length": 1024},
+    ],
     "seed": 8,
     "kl_weight": 0.8,
     "temperature": 1.0,

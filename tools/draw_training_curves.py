@@ -65,7 +65,8 @@ def draw(curves: tuple[Curve, ...]) -> str:
     x_axis, y_axis = axes(curves)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        'aria-label="Validation bits per byte over training tokens" font-family="system-ui, sans-serif" font-size="13">',
+        'aria-label="Validation bits per byte over training tokens" '
+        'font-family="system-ui, sans-serif" font-size="13">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
     ]
     for tick in y_axis.ticks:

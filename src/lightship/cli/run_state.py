@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,16 +40,20 @@ def run_folder(home: Path) -> Path:
 
 
 @contextmanager
-def published(state: RunState, home: Path) -> Iterator[None]:
-    """Keeps the state file there while the block runs."""
+def published(make_state: Callable[[], RunState], home: Path) -> Iterator[Callable[[], None]]:
+    """Keeps the state file there while the block runs; the function it gives writes the state anew."""
     folder = run_folder(home)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / (re.sub(r"[^A-Za-z0-9.-]+", "_", state.gateway_url) + ".json")
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(msgspec.json.encode(state))
-    partial.replace(path)
+    path = folder / (re.sub(r"[^A-Za-z0-9.-]+", "_", make_state().gateway_url) + ".json")
+
+    def write() -> None:
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(msgspec.json.encode(make_state()))
+        partial.replace(path)
+
+    write()
     try:
-        yield
+        yield write
     finally:
         path.unlink(missing_ok=True)
 

@@ -56,8 +56,8 @@ class SupervisedProcess:
         """Starts it the first time. Raises: EngineError: it does not come up."""
         await self.current.start(startup_timeout_s=self._startup_timeout_s)
 
-    async def keep_running(self) -> None:
-        """Waits for its end and starts it again, for ever; cancelled at the stop."""
+    async def keep_running(self, on_restart: Callable[[], None]) -> None:
+        """Waits for its end and starts it again, for ever; cancelled at the stop. `on_restart` is told after each."""
         pause_s = _FIRST_PAUSE_S
         while True:
             started_s = self._clock.monotonic_s()
@@ -71,6 +71,7 @@ class SupervisedProcess:
             self.num_restarts += 1
             try:
                 await self.start()
+                on_restart()
             except EngineError as error:
                 _LOGGER.error("%s", error)  # noqa: TRY400 - a known condition: the message says all
 
@@ -112,15 +113,15 @@ async def running_system(
             await worker.stop(drain_timeout_s=drain_s)
 
 
-async def watch_until_stopped(system: RunningSystem) -> None:
-    """Keeps every process running until SIGINT or SIGTERM."""
+async def watch_until_stopped(system: RunningSystem, on_restart: Callable[[], None]) -> None:
+    """Keeps every process running until SIGINT or SIGTERM; `on_restart` is called when one was started again."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
     try:
         async with asyncio.TaskGroup() as group:
-            watchers = [group.create_task(p.keep_running()) for p in (system.gateway, *system.workers)]
+            watchers = [group.create_task(p.keep_running(on_restart)) for p in (system.gateway, *system.workers)]
             await stopped.wait()
             for watcher in watchers:
                 watcher.cancel()

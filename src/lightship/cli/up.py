@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import shlex
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -57,8 +58,10 @@ class Prepared:
         return [RungToServe(position, variant) for position, variant in enumerate(variants)]
 
 
-async def prepare(spec: Spec, around: Surroundings, *, is_forced: bool = False) -> Prepared:
+def prepare(spec: Spec, around: Surroundings, *, is_forced: bool = False) -> Prepared:
     """Builds and measures what is missing, then assesses all of it.
+
+    Not a coroutine: an event loop would only note a Ctrl-C that comes while a build holds it, which may be for hours.
 
     Args:
         spec: What is wanted.
@@ -73,7 +76,7 @@ async def prepare(spec: Spec, around: Surroundings, *, is_forced: bool = False) 
     machine = this_machine()
     store = MeasurementStore(measurement_path(around.home))
     measurer = Measurer(spec, built, store, machine, around)
-    await measurer.measure_missing(is_forced=is_forced)
+    asyncio.run(measurer.measure_missing(is_forced=is_forced))
     assessment = assess(spec, built, measurer, machine, around)
     return Prepared(spec, built, assessment, write_report(assessment, spec, around))
 
@@ -81,27 +84,30 @@ async def prepare(spec: Spec, around: Surroundings, *, is_forced: bool = False) 
 def run_up(args: argparse.Namespace) -> int:
     """`lightship up` with parsed arguments; returns the exit code."""
     configure_logging(component="up", level="WARNING")
-    return asyncio.run(_run(load_spec(args).spec, is_forced=args.remeasure, is_serving=not args.no_serve))
-
-
-async def _run(spec: Spec, *, is_forced: bool, is_serving: bool) -> int:
-    around = surroundings()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # being terminated cleans up as Ctrl-C does
+    spec, around, is_serving = load_spec(args).spec, surroundings(), not args.no_serve
     with _reserved_port(spec, is_serving=is_serving) as gateway_port:
-        prepared = await prepare(spec, around, is_forced=is_forced)
+        prepared = prepare(spec, around, is_forced=args.remeasure)
     print_ladder(Console(), prepared.assessment, prepared.built)
-    if not is_serving:
+    if is_serving:
+        asyncio.run(_serve(prepared, around, gateway_port=gateway_port))
+    else:
         Console().print(f"report: {prepared.report_path}", highlight=False, soft_wrap=True)
-        return 0
+    return 0
+
+
+async def _serve(prepared: Prepared, around: Surroundings, *, gateway_port: int) -> None:
+    """Serves the ladder until it is told to stop."""
     with ExitStack() as in_use:
         for rung in prepared.rungs:
             around.store.verify(rung.variant)
             in_use.enter_context(around.store.in_use(rung.variant))
-        async with running_system(spec, prepared.rungs, around, gateway_port=gateway_port) as system:
-            with published(_state(prepared, system, around), around.home):
+        async with running_system(prepared.spec, prepared.rungs, around, gateway_port=gateway_port) as system:
+            started_unix_s = around.clock.unix_s()
+            with published(lambda: _state(prepared, system, started_unix_s), around.home) as write_state:
                 _greet(prepared, system)
-                await watch_until_stopped(system)
+                await watch_until_stopped(system, write_state)
                 _CONSOLE_STDERR.print("stopping: answers under way are finished first ...")
-    return 0
 
 
 @contextmanager
@@ -115,13 +121,13 @@ def _reserved_port(spec: Spec, *, is_serving: bool) -> Iterator[int]:
         yield int(listener.getsockname()[1])
 
 
-def _state(prepared: Prepared, system: RunningSystem, around: Surroundings) -> RunState:
+def _state(prepared: Prepared, system: RunningSystem, started_unix_s: float) -> RunState:
     return RunState(
         pid=os.getpid(),
         model=prepared.spec.model.name,
         gateway_url=system.gateway_url,
         report_path=str(prepared.report_path),
-        started_unix_s=around.clock.unix_s(),
+        started_unix_s=started_unix_s,
         replicas=[
             ReplicaState(
                 name=worker.current.name,

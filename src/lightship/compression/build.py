@@ -56,7 +56,8 @@ def build_variant(recipe: Recipe, checkpoint: Checkpoint, context: BuildContext,
     Raises: ToolchainError, ArtifactError, CheckpointError: with what failed and where its log is.
     Effects: may install a toolchain and run jobs for minutes; intermediate steps stay in the store.
     """
-    folder, parent, variant = checkpoint.folder, checkpoint, None
+    parent: Checkpoint = checkpoint
+    variant: Variant | None = None
     for count, step in enumerate(recipe.steps, start=1):
         if step.kind == "convert" and parent.weight_format is WeightFormat.OPENVINO_IR:
             if count == len(recipe.steps):
@@ -66,8 +67,8 @@ def build_variant(recipe: Recipe, checkpoint: Checkpoint, context: BuildContext,
         key = build_key(checkpoint.digest, so_far.steps)
         is_last = count == len(recipe.steps)
         describe = _describer(so_far if is_last else _named_after_steps(so_far), checkpoint, key, model_name)
-        variant = context.store.build(key, describe, _builder(step, folder, key, context))
-        folder, parent = variant.folder, inspect_checkpoint(variant.folder)
+        variant = context.store.build(key, describe, _builder(step, parent, key, context))
+        parent = inspect_checkpoint(variant.folder)
     if variant is None:
         raise UsageError(f"recipe {recipe.name!r} has no steps", where="variants")
     return variant
@@ -123,14 +124,14 @@ def _describer(recipe: Recipe, source: Checkpoint, key: str, model_name: str) ->
     return describe
 
 
-def _builder(step: RecipeStep, folder: Path, key: str, context: BuildContext) -> Callable[[Path], None]:
+def _builder(step: RecipeStep, parent: Checkpoint, key: str, context: BuildContext) -> Callable[[Path], None]:
     match step.kind:
         case "distill":
             return lambda output: _copy_student(str(step.options["student"]), output, context)
         case "convert":
-            return lambda output: _convert(step, folder, output, key, context)
+            return lambda output: _convert(step, parent.folder, output, key, context)
         case "quantize":
-            return lambda output: _quantize(step, folder, output, key, context)
+            return lambda output: _quantize(step, parent, output, key, context)
     raise UsageError(f"step kind {step.kind!r} is not supported yet", where="recipe")
 
 
@@ -153,7 +154,7 @@ def _convert(step: RecipeStep, folder: Path, output: Path, key: str, context: Bu
     run_job(settings, job, title=f"converting to OpenVINO {weight_format}", progress=context.progress)
 
 
-def _quantize(step: RecipeStep, folder: Path, output: Path, key: str, context: BuildContext) -> None:
+def _quantize(step: RecipeStep, parent: Checkpoint, output: Path, key: str, context: BuildContext) -> None:
     try:
         metadata.version("nncf")
     except metadata.PackageNotFoundError as error:
@@ -162,7 +163,8 @@ def _quantize(step: RecipeStep, folder: Path, output: Path, key: str, context: B
             where="quantize",
             hint="Install it with `pip install 'lightship[local]'`.",
         ) from error
-    job: dict[str, Any] = {"source": str(folder), "output": str(output), **step.options}
+    files = [entry.path for entry in parent.files]
+    job: dict[str, Any] = {"source": str(parent.folder), "files": files, "output": str(output), **step.options}
     log_path = context.logs / f"quantize-{key[:12]}.log"
     # The same interpreter, but a process of its own: its memory goes when it ends, and it can be cancelled.
     settings = JobSettings(Path(sys.executable), "quantize_openvino", log_path, _JOB_TIMEOUT_S)

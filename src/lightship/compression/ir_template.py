@@ -15,7 +15,6 @@ import base64
 import hashlib
 import json
 import shutil
-import struct
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -23,6 +22,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 from numpy.typing import NDArray
 
+from lightship.artifacts.safetensors_header import read_safetensors_header
 from lightship.errors import CheckpointError
 
 TEMPLATE_FOLDER = "openvino"
@@ -91,41 +91,40 @@ def pack(checkpoint: Path, ir_folder: Path, *, weight_format: str) -> None:
 
 
 class SafetensorsFile:
-    """Read-only view of one safetensors file.
+    """Read-only view of one safetensors file's floating-point tensors.
 
-    Source: https://huggingface.co/docs/safetensors (8-byte little-endian header length, JSON header, data).
+    Raises: CheckpointError: the file is damaged (see `artifacts.safetensors_header`).
     """
 
     def __init__(self, path: Path) -> None:
+        entries = read_safetensors_header(path)
+        self._entries = {entry.name: entry for entry in entries}
+        # the data fills the rest of the file, so it starts where the longest offset would not fit before
+        self._start = path.stat().st_size - max((entry.end for entry in entries), default=0)
         self._data = np.memmap(path, dtype=np.uint8, mode="r")
-        (header_length,) = struct.unpack("<Q", bytes(self._data[:8]))
-        self._header: dict[str, Any] = json.loads(bytes(self._data[8 : 8 + header_length]))
-        self._header.pop("__metadata__", None)
-        self._start = 8 + header_length
         self._path = path
 
     @property
     def names(self) -> frozenset[str]:
         """Names of the tensors."""
-        return frozenset(self._header)
+        return frozenset(self._entries)
 
     def read_f32(self, name: str) -> NDArray[np.float32]:
         """One tensor as float32; exact for BF16, F16 and F32.
 
         Raises: CheckpointError: no such tensor, or another type.
         """
-        if name not in self._header:
+        if name not in self._entries:
             raise CheckpointError(f"tensor {name!r} is missing", where=str(self._path))
-        entry = self._header[name]
-        begin, end = entry["data_offsets"]
-        raw = self._data[self._start + begin : self._start + end]
-        if entry["dtype"] == "BF16":
+        entry = self._entries[name]
+        raw = self._data[self._start + entry.begin : self._start + entry.end]
+        if entry.dtype == "BF16":
             flat = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-        elif entry["dtype"] in {"F16", "F32"}:
-            flat = raw.view(np.float16 if entry["dtype"] == "F16" else np.float32).astype(np.float32)
+        elif entry.dtype in {"F16", "F32"}:
+            flat = raw.view(np.float16 if entry.dtype == "F16" else np.float32).astype(np.float32)
         else:
-            raise CheckpointError(f"tensor {name!r} has type {entry['dtype']}", where=str(self._path))
-        return flat.reshape(entry["shape"])
+            raise CheckpointError(f"tensor {name!r} has type {entry.dtype}", where=str(self._path))
+        return flat.reshape(entry.shape)
 
 
 def _converted(tensors: SafetensorsFile, entry: dict[str, Any]) -> bytes:

@@ -10,6 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from lightship.errors import ToolchainError
+
 
 def main(job_path: Path) -> None:
     """Entry point. Job fields: `checkpoint`, `output` (an existing empty folder), `weight_format` (fp16 or fp32)."""
@@ -18,26 +20,20 @@ def main(job_path: Path) -> None:
     from optimum.intel import OVConfig
 
     checkpoint, output = Path(job["checkpoint"]), Path(job["output"])
-    try:
-        main_export(
-            str(checkpoint),
-            output=str(output),
-            task="text-generation-with-past",
-            ov_config=OVConfig(dtype=job["weight_format"]),
-            stateful=True,
-            convert_tokenizer=True,
-            trust_remote_code=False,
-            library_name="transformers",
-            local_files_only=True,
-        )
-    except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
-        print(json.dumps({"event": "error", "message": f"{type(error).__name__}: {error}"}), flush=True)
-        raise SystemExit(1) from error
+    main_export(
+        str(checkpoint),
+        output=str(output),
+        task="text-generation-with-past",
+        ov_config=OVConfig(dtype=job["weight_format"]),
+        stateful=True,
+        convert_tokenizer=True,
+        trust_remote_code=False,
+        library_name="transformers",
+        local_files_only=True,
+    )
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         if not (output / name).exists() and (checkpoint / name).exists():
             shutil.copyfile(checkpoint / name, output / name)
     missing = [n for n in ("openvino_model.xml", "openvino_tokenizer.xml") if not (output / n).exists()]
     if missing:
-        message = f"the conversion wrote no {' and no '.join(missing)}"
-        print(json.dumps({"event": "error", "message": message}), flush=True)
-        raise SystemExit(1)
+        raise ToolchainError(f"the conversion wrote no {' and no '.join(missing)}")

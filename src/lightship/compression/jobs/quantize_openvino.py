@@ -13,7 +13,11 @@ from typing import Any
 
 
 def main(job_path: Path) -> None:
-    """Entry point. Job fields: `source`, `output` (an existing empty folder), `scheme`, `group_size` (int4)."""
+    """Entry point.
+
+    Job fields: `source`, `files` (what makes the model, paths below `source`), `output` (an existing empty folder),
+    `scheme`, `group_size` (int4).
+    """
     job: dict[str, Any] = json.loads(job_path.read_text("utf-8"))
     import nncf
     import openvino
@@ -25,12 +29,9 @@ def main(job_path: Path) -> None:
     else:
         group_size = int(job["group_size"])
         options = {"mode": nncf.CompressWeightsMode.INT4_SYM, "group_size": group_size, "ratio": 1.0}
-    try:
-        compressed = nncf.compress_weights(model, **options)
-    except (nncf.errors.ValidationError, nncf.errors.InvalidGroupSizeError, RuntimeError, ValueError) as error:
-        print(json.dumps({"event": "error", "message": f"{type(error).__name__}: {error}"}), flush=True)
-        raise SystemExit(1) from error
+    compressed = nncf.compress_weights(model, **options)
     openvino.save_model(compressed, output / "openvino_model.xml", compress_to_fp16=False)
-    for path in sorted(source.iterdir()):
-        if path.is_file() and path.name not in {"manifest.json", "openvino_model.xml", "openvino_model.bin"}:
-            shutil.copyfile(path, output / path.name)
+    for name in job["files"]:
+        if name not in {"openvino_model.xml", "openvino_model.bin"}:
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, output / name)

@@ -1,13 +1,22 @@
-"""Starts a job inside a toolchain: `python -I bootstrap.py KIND JOB.json`.
+"""Starts a job inside a toolchain: `python -I bootstrap.py KIND JOB.json [--exit-with-parent]`.
 
 The toolchain has its own packages and must not see the host's. So only the package `lightship` itself is made
 importable here, from the folder this file lies in; nothing else of the host's site-packages comes along.
+
+An exception of the job becomes one line on stdout, `{"event": "error", "message": ...}`, which is what the user is
+told; the traceback goes to stderr, which is the log.
 """
 
 import importlib
 import importlib.util
+import json
+import os
 import sys
+import threading
+import traceback
 from pathlib import Path
+
+EXIT_WITH_PARENT = "--exit-with-parent"
 
 
 def _make_lightship_importable() -> None:
@@ -22,12 +31,38 @@ def _make_lightship_importable() -> None:
     spec.loader.exec_module(module)
 
 
+def _exit_with_parent() -> None:
+    """Ends this process when standard input ends, which the parent holds: a job must not outlive who waits for it."""
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        os._exit(1)  # from a thread nothing gentler reaches native code; outputs are renamed into place when complete
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def error_message(error: Exception) -> str:
+    """What the user is told of a job's failure: our own errors in their words, others after the name of their kind."""
+    what = getattr(error, "what", None)  # LightshipError, which is not importable before the package is
+    if isinstance(what, str):
+        return what
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
 def main() -> None:
-    """Runs job KIND on the file; exceptions end the process with a traceback in its log."""
-    kind, job_path = sys.argv[1:]
+    """Runs job KIND on the file; a failing job ends the process with status 1 and an error event."""
+    kind, job_path, *flags = sys.argv[1:]
+    if EXIT_WITH_PARENT in flags:
+        _exit_with_parent()
     _make_lightship_importable()
-    job_module = importlib.import_module(f"lightship.compression.jobs.{kind}")
-    job_module.main(Path(job_path))
+    try:
+        job_module = importlib.import_module(f"lightship.compression.jobs.{kind}")
+        job_module.main(Path(job_path))
+    except Exception as error:  # noqa: BLE001 - whatever ends a job must reach who waits for it, in one line
+        traceback.print_exc()
+        print(json.dumps({"event": "error", "message": error_message(error)}), flush=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 <root>/<name>-<lock digest>/          the virtual environment
 <root>/<name>-<lock digest>.lock      held while it is being made
+<root>/<name>-<lock digest>/lock.txt  written when the environment has pip; without it the environment is made anew
 <root>/<name>-<lock digest>/COMPLETE  written last; without it the next call continues where pip was stopped
 """
 
@@ -92,7 +93,8 @@ class ToolchainFolder:
         if not folder.exists():
             return False
         with self._exclusive(folder):
-            (folder / "COMPLETE").unlink(missing_ok=True)
+            for marker in ("COMPLETE", "lock.txt"):  # first, so that half of it is never taken for the whole
+                (folder / marker).unlink(missing_ok=True)
             shutil.rmtree(folder)
         return True
 
@@ -119,9 +121,9 @@ class ToolchainFolder:
     @staticmethod
     def _install(toolchain: Toolchain, folder: Path, progress: Progress) -> None:
         with progress.task(f"installing toolchain {toolchain.name}") as task:
-            if not (folder / "bin" / "python").exists():
-                _run([sys.executable, "-m", "venv", "--clear", str(folder)], toolchain)
             lock_path = folder / "lock.txt"
+            if not lock_path.exists():  # not `bin/python`, which is there before pip is
+                _run([sys.executable, "-m", "venv", "--clear", str(folder)], toolchain)
             lock_path.write_text(toolchain.lock_text, encoding="utf-8")
             pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--progress-bar=off"]
             pip += ["--disable-pip-version-check"]

@@ -40,16 +40,17 @@ def run_job(settings: JobSettings, job: Mapping[str, Any], *, title: str, progre
     """Runs the job to its end.
 
     Raises: ToolchainError: it failed; the message is the job's own, the log is named.
-    Effects: starts a subprocess, which is killed when this call is interrupted.
+    Effects: starts a subprocess, which is killed when this call is interrupted and ends when this process does.
     """
     settings.log_path.parent.mkdir(parents=True, exist_ok=True)
     job_path = settings.log_path.with_suffix(".job.json")
     job_path.write_text(json.dumps(job, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     argv = [str(settings.python), "-I", "-W", "ignore", bootstrap.__file__, settings.kind, str(job_path)]
+    argv.append(bootstrap.EXIT_WITH_PARENT)
     message: str | None = None
     with progress.task(title) as task, settings.log_path.open("w", encoding="utf-8") as log:
-        pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": log}
-        with subprocess.Popen(argv, text=True, **pipes) as process:
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+        with _started(argv, pipes, title) as process:
             timer = threading.Timer(settings.timeout_s, process.kill)
             timer.start()
             try:
@@ -61,8 +62,26 @@ def run_job(settings: JobSettings, job: Mapping[str, Any], *, title: str, progre
                 timer.cancel()
                 process.kill()
     if code != 0:
-        reason = message or _last_line(settings.log_path) or f"it ended with exit code {code}"
-        raise ToolchainError(reason, where=f"{title}", hint=f"The whole log: {settings.log_path}")
+        reason = message or _reason(code, settings.log_path)
+        raise ToolchainError(reason, where=title, hint=f"The whole log: {settings.log_path}")
+
+
+def _started(argv: list[str], pipes: dict[str, Any], title: str) -> subprocess.Popen[str]:
+    try:
+        # A session of its own: the terminal's Ctrl-C then reaches only this process, which ends the job and cleans up.
+        return subprocess.Popen(argv, text=True, start_new_session=True, **pipes)
+    except OSError as error:
+        raise ToolchainError(
+            f"the toolchain's Python cannot be started: {error}",
+            where=title,
+            hint="Remove the toolchain (`lightship toolchain rm NAME`); it is made again on the next use.",
+        ) from error
+
+
+def _reason(code: int, log_path: Path) -> str:
+    if code < 0:
+        return f"it was killed (exit code {code}), perhaps for lack of memory"
+    return _last_line(log_path) or f"it ended with exit code {code}"
 
 
 def _follow(line: str, task: Task) -> str | None:

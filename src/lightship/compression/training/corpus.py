@@ -37,7 +37,7 @@ class Tale:
 def read_tales(path: Path) -> list[Tale]:
     """Tales of a `.jsonl` or `.jsonl.gz` file with `title`, `chapter`, `text`; neighbouring passages are joined.
 
-    Raises: ValueError: a line is not such a record (names the line).
+    Raises: ValueError: a line is not such a record (names the line), or there is none.
     """
     opener = gzip.open if path.suffix == ".gz" else open
     records: list[tuple[str, str, str]] = []
@@ -48,6 +48,8 @@ def read_tales(path: Path) -> list[Tale]:
                 records.append((str(record["title"]), str(record["chapter"]), str(record["text"])))
             except (json.JSONDecodeError, KeyError, TypeError) as error:
                 raise ValueError(f"{path}:{number}: not a corpus record with title, chapter, text: {error}") from error
+    if not records:
+        raise ValueError(f"{path}: the corpus has no records")
     grouped = groupby(records, key=lambda record: record[:2])
     return [Tale(heading=key[1], text="\n".join(record[2] for record in group)) for key, group in grouped]
 
