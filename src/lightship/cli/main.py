@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from lightship import __version__
 from lightship.cli.artifact_commands import add_artifact_commands
+from lightship.cli.measurement_commands import add_measurement_commands
 from lightship.cli.model_commands import add_model_commands
 from lightship.cli.spec_commands import add_spec_commands
 from lightship.cli.status_command import add_status_command
@@ -33,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_status_command(subparsers)
     add_spec_commands(subparsers)
     add_artifact_commands(subparsers)
+    add_measurement_commands(subparsers)
     add_toolchain_commands(subparsers)
     return parser
 

@@ -22,7 +22,8 @@ def write_safetensors(path: Path, name: str, matrix: np.ndarray[tuple[int, ...],
 
 def graph(*layers: tuple[str, str, int, int]) -> str:
     consts = "".join(
-        f'<layer id="{i}" name="{name}" type="Const"><data element_type="{kind}" offset="{offset}" size="{size}"/></layer>'
+        f'<layer id="{i}" name="{name}" type="Const">'
+        f'<data element_type="{kind}" offset="{offset}" size="{size}"/></layer>'
         for i, (name, kind, offset, size) in enumerate(layers)
     )
     return f'<net><layers>{consts}<layer id="9" name="op" type="Add"/></layers></net>'
