@@ -9,12 +9,12 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from lightship.artifacts.home import artifact_root, data_home
 from lightship.artifacts.store import ArtifactStore
+from lightship.cli.tables import print_table
 from lightship.errors import ArtifactError, LightshipError
 from lightship.ports.clock import SystemClock
 from lightship.ports.variants import Variant
@@ -70,7 +70,7 @@ def _ls(args: argparse.Namespace) -> int:
         )
     for item in damaged:
         table.add_row(item.folder.name[:12], "[red]damaged[/]", escape(item.error.what))
-    Console().print(table)
+    print_table(table)
     return 0
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.measure import Measurement as RichMeasurement
 from rich.table import Table
 
 from lightship.cli.assess import Assessment
 from lightship.cli.prepare import BuiltVariants
+from lightship.cli.tables import print_table
 from lightship.evaluation.report.data import VariantEntry
 from lightship.ports.measurements import Measurement, Metric
 from lightship.units import format_bytes, format_duration
@@ -56,9 +56,7 @@ def ladder_notes(assessment: Assessment, built: BuiltVariants) -> list[str]:
 
 def print_ladder(console: Console, assessment: Assessment, built: BuiltVariants) -> None:
     """Prints table and notes; a terminal that is too narrow wraps lines rather than losing figures."""
-    table = ladder_table(assessment)
-    wanted = RichMeasurement.get(console, console.options.update(max_width=400), table).maximum
-    Console(file=console.file, width=max(console.width, wanted), force_terminal=console.is_terminal).print(table)
+    print_table(ladder_table(assessment), console)
     for note in ladder_notes(assessment, built):
         console.print(note, style="dim", highlight=False, markup=False, soft_wrap=True)
 

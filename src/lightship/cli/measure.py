@@ -119,14 +119,18 @@ class Measurer:
     def known(self, variant: Variant) -> list[Measurement]:
         """The stored figures that count for this spec: same target, machine, protocols and reference."""
         wanted = set(self.protocols.wanted(variant, self._built.reference))
-        latencies = {Metric.TTFT_MS, Metric.TPOT_MS, Metric.SLO_ATTAINMENT}
+        loads = {(concurrency, protocol) for _, concurrency, protocol in wanted if concurrency}
+        accompanying = {Metric.TTFT_MS, Metric.TPOT_MS, Metric.SLO_ATTAINMENT}  # of the same runs as the speeds
         found = self._store.find(variant_digest=variant.manifest.digest, target=self.target(variant))
         return [
             m
             for m in found
             if m.machine == self._machine.fingerprint
             and m.reference_digest in {None, self._built.reference.manifest.digest}
-            and ((m.metric, m.concurrency, _plain(m.protocol)) in wanted or m.metric in latencies)
+            and (
+                (m.metric, m.concurrency, _plain(m.protocol)) in wanted
+                or (m.metric in accompanying and (m.concurrency, _plain(m.protocol)) in loads)
+            )
         ]
 
     def is_measured(self, variant: Variant) -> bool:

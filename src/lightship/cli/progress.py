@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
@@ -39,9 +40,9 @@ class TerminalProgress:
         )
         started = time.monotonic()
         with RichProgress(*columns, console=self._console, transient=True) as bars:
-            bar = bars.add_task(title, total=None, note="")
+            bar = bars.add_task(escape(title), total=None, note="")
             yield _RichTask(bars, bar)
-        self._console.print(f"[green]✓[/] {title} [dim]{format_duration(time.monotonic() - started)}[/]")
+        self._console.print(f"[green]✓[/] {escape(title)} [dim]{format_duration(time.monotonic() - started)}[/]")
 
 
 class _RichTask:
@@ -66,7 +67,8 @@ class LineProgress:
         """See `ports.progress.Progress`."""
         started = time.monotonic()
         yield _NoTask()
-        self._console.print(f"{title}: {format_duration(time.monotonic() - started)}", highlight=False, soft_wrap=True)
+        took = format_duration(time.monotonic() - started)
+        self._console.print(f"{title}: {took}", highlight=False, markup=False, soft_wrap=True)
 
 
 class _NoTask:

@@ -113,13 +113,22 @@ async def running_system(
             await worker.stop(drain_timeout_s=drain_s)
 
 
-async def watch_until_stopped(system: RunningSystem, on_restart: Callable[[], None]) -> None:
-    """Keeps every process running until SIGINT or SIGTERM; `on_restart` is called when one was started again."""
+async def watch_until_stopped(
+    system: RunningSystem, *, on_restart: Callable[[], None], on_watching: Callable[[], None]
+) -> None:
+    """Keeps every process running until SIGINT or SIGTERM.
+
+    Args:
+        system: What runs.
+        on_restart: Called when a process was started again.
+        on_watching: Called once, when a signal stops the system in order; whoever is told earlier could stop it rudely.
+    """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
     try:
+        on_watching()
         async with asyncio.TaskGroup() as group:
             watchers = [group.create_task(p.keep_running(on_restart)) for p in (system.gateway, *system.workers)]
             await stopped.wait()

@@ -9,11 +9,11 @@ import urllib.error
 import urllib.request
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from lightship.artifacts.home import data_home
 from lightship.cli.run_state import RunState, running_systems
+from lightship.cli.tables import print_table
 
 _HEALTH_TIMEOUT_S = 2.0
 
@@ -41,7 +41,7 @@ def _status(args: argparse.Namespace) -> int:
         for replica in system.replicas:
             row = ("", replica.name, replica.base_url, replica.variant, str(replica.pid), health[replica.name])
             table.add_row(*row)
-    Console().print(table)
+    print_table(table)
     return 0
 
 

@@ -8,11 +8,11 @@ import os
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from lightship.artifacts.home import data_home
 from lightship.cli.progress import progress_for_stderr
+from lightship.cli.tables import print_table
 from lightship.compression.toolchains.definitions import TOOLCHAINS, Toolchain
 from lightship.compression.toolchains.environment import InstalledToolchain, ToolchainFolder
 from lightship.errors import UsageError
@@ -59,7 +59,7 @@ def _ls(args: argparse.Namespace) -> int:
         toolchain = status.toolchain
         size = format_bytes(toolchain.approximate_bytes)
         table.add_row(toolchain.name, "yes" if status.is_installed else "no", f"~{size}", toolchain.purpose)
-    Console().print(table)
+    print_table(table)
     return 0
 
 

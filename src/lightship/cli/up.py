@@ -105,8 +105,7 @@ async def _serve(prepared: Prepared, around: Surroundings, *, gateway_port: int)
         async with running_system(prepared.spec, prepared.rungs, around, gateway_port=gateway_port) as system:
             started_unix_s = around.clock.unix_s()
             with published(lambda: _state(prepared, system, started_unix_s), around.home) as write_state:
-                _greet(prepared, system)
-                await watch_until_stopped(system, write_state)
+                await watch_until_stopped(system, on_restart=write_state, on_watching=lambda: _greet(prepared, system))
                 _CONSOLE_STDERR.print("stopping: answers under way are finished first ...")
 
 
