@@ -58,7 +58,7 @@ TEACHER_PLAN: dict[str, Any] = {
 }
 STUDENT_PLAN: dict[str, Any] = {
     **TEACHER_PLAN,
-    "num_steps": 600,
+    "num_steps": 300,
     "peak_learning_rate": 0.003,
     "warmup_steps": 30,
     "decay_fraction": 0.6,

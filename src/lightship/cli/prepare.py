@@ -17,7 +17,7 @@ from lightship.compression.toolchains.environment import ToolchainFolder
 from lightship.errors import SpecError
 from lightship.ports.clock import Clock
 from lightship.ports.progress import Progress
-from lightship.ports.variants import Recipe, Variant
+from lightship.ports.variants import Recipe, Variant, WeightFormat
 from lightship.spec.document import Spec
 from lightship.spec.source import BuiltinSource, FolderSource, HubSource
 
@@ -87,7 +87,9 @@ def build_variants(spec: Spec, model: ResolvedModel, around: Surroundings) -> Bu
     Raises: SpecError: an unknown recipe, or a reference that is not among the variants. ToolchainError, ArtifactError.
     Effects: may install a toolchain and run jobs for minutes.
     """
-    recipes = choose_recipes(spec.variants, has_student=bool(model.students))
+    is_network = model.checkpoint.weight_format is WeightFormat.OPENVINO_IR
+    network_types = model.checkpoint.dtypes if is_network else None
+    recipes = choose_recipes(spec.variants, has_student=bool(model.students), network_types=network_types)
     reference = _reference(spec, recipes)
     context = BuildContext(
         store=around.store,

@@ -26,7 +26,7 @@ from lightship.compression.toolchains.environment import ToolchainFolder
 from lightship.compression.toolchains.jobs import JobSettings, run_job
 from lightship.errors import ToolchainError, UsageError
 from lightship.ports.progress import Progress
-from lightship.ports.variants import Recipe, RecipeStep, Variant, WeightFormat
+from lightship.ports.variants import Recipe, RecipeStep, Variant
 
 _JOB_TIMEOUT_S = 4 * 3600.0
 
@@ -59,10 +59,6 @@ def build_variant(recipe: Recipe, checkpoint: Checkpoint, context: BuildContext,
     parent: Checkpoint = checkpoint
     variant: Variant | None = None
     for count, step in enumerate(recipe.steps, start=1):
-        if step.kind == "convert" and parent.weight_format is WeightFormat.OPENVINO_IR:
-            if count == len(recipe.steps):
-                variant = _adopt(parent, recipe, context, model_name=model_name)
-            continue  # a ready-made OpenVINO folder is taken as it is
         so_far = Recipe(recipe.name, recipe.steps[:count])
         key = build_key(checkpoint.digest, so_far.steps)
         is_last = count == len(recipe.steps)
@@ -126,6 +122,8 @@ def _describer(recipe: Recipe, source: Checkpoint, key: str, model_name: str) ->
 
 def _builder(step: RecipeStep, parent: Checkpoint, key: str, context: BuildContext) -> Callable[[Path], None]:
     match step.kind:
+        case "adopt":
+            return lambda output: _copy_files(parent, output)
         case "distill":
             return lambda output: _copy_student(str(step.options["student"]), output, context)
         case "convert":
@@ -169,14 +167,6 @@ def _quantize(step: RecipeStep, parent: Checkpoint, output: Path, key: str, cont
     # The same interpreter, but a process of its own: its memory goes when it ends, and it can be cancelled.
     settings = JobSettings(Path(sys.executable), "quantize_openvino", log_path, _JOB_TIMEOUT_S)
     run_job(settings, job, title=f"compressing weights to {step.options['scheme']}", progress=context.progress)
-
-
-def _adopt(source: Checkpoint, recipe: Recipe, context: BuildContext, *, model_name: str) -> Variant:
-    """A variant that is a copy of a ready-made OpenVINO folder."""
-    steps = (RecipeStep("adopt"),)
-    key = build_key(source.digest, steps)
-    describe = _describer(Recipe(recipe.name, steps), source, key, model_name)
-    return context.store.build(key, describe, lambda output: _copy_files(source, output))
 
 
 def _copy_files(source: Checkpoint, output: Path) -> None:

@@ -15,7 +15,7 @@ from lightship.artifacts.checkpoint import Checkpoint, inspect_checkpoint
 from lightship.artifacts.store import ArtifactStore
 from lightship.compression import ir_template
 from lightship.compression.build import BuildContext, build_key, build_variant, tool_versions
-from lightship.compression.recipes import PRESETS
+from lightship.compression.recipes import PRESETS, choose_recipes
 from lightship.compression.toolchains.definitions import OPENVINO_CONVERT
 from lightship.compression.toolchains.environment import ToolchainFolder
 from lightship.errors import ToolchainError, UsageError
@@ -237,7 +237,7 @@ def test_build_ready_made_folder_is_copied_as_it_is_without_what_else_lies_there
 ) -> None:
     for name in ("notes.py", ".gitattributes", "old.pt"):
         (ready_made / name).write_text("not part of the model")
-    variant = workshop.build("fp16", inspect_checkpoint(ready_made))
+    variant = workshop.build("as-is", inspect_checkpoint(ready_made))
     assert workshop.calls == []
     assert [step.kind for step in variant.manifest.recipe.steps] == ["adopt"]
     expected = {"config.json"} | {
@@ -253,7 +253,9 @@ def test_build_ready_made_folder_is_quantized_without_conversion_and_only_its_mo
 ) -> None:
     """Once every file of the folder was copied, so a stray one made the finished variant unacceptable to the store."""
     (ready_made / ".gitattributes").write_text("*.bin filter=lfs")
-    workshop.build("int4", inspect_checkpoint(ready_made))
+    network = inspect_checkpoint(ready_made)
+    (recipe,) = choose_recipes(("int4",), has_student=False, network_types=("f16",))
+    build_variant(recipe, network, workshop.context, model_name="tiny")
     ((kind, fields),) = workshop.calls
     assert (kind, fields["scheme"], fields["group_size"]) == ("quantize_openvino", "int4", 64)
     assert isinstance(fields["files"], list)

@@ -33,3 +33,29 @@ def test_reference_recipe_fp32_is_preferred_over_fp16() -> None:
 
 def test_reference_recipe_no_plain_conversion_takes_the_first() -> None:
     assert reference_recipe((PRESETS["int4"], PRESETS["int8"])).name == "int4"
+
+
+def test_choose_recipes_plain_network_is_taken_as_it_is_and_compressed() -> None:
+    recipes = choose_recipes("auto", has_student=False, network_types=("f16", "f32"))
+    assert [recipe.name for recipe in recipes] == ["as-is", "int8", "int4"]
+    assert [[step.kind for step in recipe.steps] for recipe in recipes] == [["adopt"], ["quantize"], ["quantize"]]
+    assert reference_recipe(recipes).name == "as-is"
+
+
+def test_choose_recipes_compressed_network_is_only_taken_as_it_is() -> None:
+    recipes = choose_recipes("auto", has_student=False, network_types=("f16", "u4"))
+    assert [recipe.name for recipe in recipes] == ["as-is"]
+
+
+@pytest.mark.parametrize(
+    ("name", "types", "reason"),
+    [("fp16", ("f16",), "OpenVINO network already"), ("int8", ("u8", "f16"), "compressed already")],
+)
+def test_choose_recipes_step_a_network_cannot_take_is_refused(name: str, types: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(SpecError, match=reason):
+        choose_recipes((name,), has_student=False, network_types=types)
+
+
+def test_choose_recipes_as_is_for_a_checkpoint_is_refused() -> None:
+    with pytest.raises(SpecError, match="is for OpenVINO networks"):
+        choose_recipes(("as-is",), has_student=False)
