@@ -12,6 +12,7 @@ import fcntl
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ class ToolchainFolder:
         """
         code = "; ".join(f"import {module}" for module in installed.toolchain.modules)
         argv = [str(installed.python), "-I", "-W", "ignore", "-c", code]
-        result = subprocess.run(argv, capture_output=True, text=True, timeout=_CHECK_TIMEOUT_S, check=False)
+        result = _completed(argv, installed.toolchain, timeout_s=_CHECK_TIMEOUT_S)
         if result.returncode != 0:
             raise ToolchainError(
                 f"it was installed but cannot be imported: {_last_lines(result.stderr)}",
@@ -135,6 +136,8 @@ class ToolchainFolder:
             done = 0
             lines: list[str] = []
             with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+                timer = threading.Timer(_INSTALL_TIMEOUT_S, process.kill)
+                timer.start()
                 try:
                     for line in process.stdout or ():
                         lines.append(line)
@@ -143,8 +146,9 @@ class ToolchainFolder:
                             task.advance(done=done, total=total, note=line.split()[1])
                         elif line.startswith("Installing collected"):
                             task.advance(done=total / 2, total=total, note="unpacking")
-                    code = process.wait(timeout=_INSTALL_TIMEOUT_S)
+                    code = process.wait()
                 finally:
+                    timer.cancel()
                     process.kill()
             if code != 0:
                 raise _pip_error(toolchain, "".join(lines))
@@ -152,9 +156,20 @@ class ToolchainFolder:
 
 
 def _run(argv: list[str], toolchain: Toolchain) -> None:
-    result = subprocess.run(argv, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S, check=False)
+    result = _completed(argv, toolchain, timeout_s=_INSTALL_TIMEOUT_S)
     if result.returncode != 0:
         raise _pip_error(toolchain, result.stdout + result.stderr)
+
+
+def _completed(argv: list[str], toolchain: Toolchain, *, timeout_s: float) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ToolchainError(
+            f"`{' '.join(argv[1:4])} ...` did not end within {timeout_s:g} s",
+            where=f"toolchain {toolchain.name}",
+            hint="Check the machine's load and its network, then run the command again; it continues.",
+        ) from error
 
 
 def _pip_error(toolchain: Toolchain, output: str) -> ToolchainError:
