@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from pathlib import Path
 
+from lightship.artifacts.machine import this_machine
 from lightship.engines.base import EngineFeature
 from lightship.engines.openvino.config import OpenVinoWorkerConfig, encode_config
 from lightship.engines.openvino.runtime import installed_version
 from lightship.ports.measurements import Target
-
-_ISA_FLAGS = ("amx_tile", "avx512_bf16", "avx512_vnni", "avx512f", "avx_vnni", "avx2")
-"""CPU flags that change which kernels OpenVINO takes, the strongest first."""
 
 
 class OpenVinoAdapter:
@@ -42,7 +39,7 @@ class OpenVinoAdapter:
             engine=self.name,
             engine_version=self.version(),
             device=settings.device,
-            instruction_set=instruction_set(Path("/proc/cpuinfo")),
+            instruction_set=this_machine().instruction_set,
             num_threads=settings.num_threads or len(os.sched_getaffinity(0)),
             settings={
                 "precision": settings.precision,
@@ -61,15 +58,3 @@ class OpenVinoAdapter:
     def worker_command(self, config_path: Path) -> list[str]:
         """The command of a worker that ends with the process that holds its standard input."""
         return [sys.executable, "-m", "lightship.engines.openvino", str(config_path), "--exit-with-parent"]
-
-
-def instruction_set(cpuinfo: Path) -> str:
-    """Machine type and the CPU's strongest relevant extension, for example `x86_64+amx_tile`."""
-    try:
-        text = cpuinfo.read_text("utf-8", errors="replace")
-    except OSError:
-        return platform.machine()
-    line = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
-    flags = set(line.partition(":")[2].split())
-    strongest = next((flag for flag in _ISA_FLAGS if flag in flags), None)
-    return platform.machine() if strongest is None else f"{platform.machine()}+{strongest}"

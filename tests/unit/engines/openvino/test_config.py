@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightship.engines.openvino.adapter import instruction_set
 from lightship.engines.openvino.config import OpenVinoWorkerConfig, encode_config, read_config
 from lightship.engines.openvino.frames import Add, Cancel, Command, FrameSplitter, encode_frame
 from lightship.engines.openvino.model_info import REQUIRED_FILES, read_model_info
@@ -130,10 +129,3 @@ def test_prompt_tokens_unusable_prompt_is_refused(prompt: list[str | int | list[
     with pytest.raises(ApiError) as refusal:
         prompt_tokens(prompt, FakeTokenizer(), vocab_size=128, add_special_tokens=True)
     assert (refusal.value.status, refusal.value.param) == (400, "prompt")
-
-
-def test_instruction_set_names_strongest_extension(tmp_path: Path) -> None:
-    path = tmp_path / "cpuinfo"
-    path.write_text("processor : 0\nflags : fpu avx2 avx512f avx512_vnni\n")
-    assert instruction_set(path).endswith("+avx512_vnni")
-    assert "+" not in instruction_set(tmp_path / "none")
