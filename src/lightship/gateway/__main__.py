@@ -15,6 +15,7 @@ from lightship.gateway.config import GatewayConfig, read_config
 from lightship.gateway.runtime import running_gateway
 from lightship.observability.logs import configure_logging
 from lightship.serving.parent import FLAG, stop_with_parent
+from lightship.serving.scheduling import yield_to_computation
 from lightship.serving.server import ServerSettings, bind_socket, serve
 
 _log = logging.getLogger("lightship.gateway")
@@ -30,6 +31,7 @@ def main(arguments: list[str]) -> int:
         config = read_config(Path(arguments[0]))
         listener = bind_socket(config.host, config.port)
         _allow_many_connections()
+        yield_to_computation()
         uvloop.run(_run(config, listener, exits_with_parent=FLAG in arguments))
     except LightshipError as error:
         _log.error("%s", error)  # a user's mistake needs no traceback

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lightship.engines.openvino.config import read_config
 from lightship.errors import LightshipError
+from lightship.serving.scheduling import yield_to_computation
 
 _PIPELINE_MODULE = "lightship.engines.openvino.pipeline"
 
@@ -36,6 +37,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     process, connection = _start_pipeline(config_path)
+    yield_to_computation()  # after the pipeline's start, which must not inherit it
     try:
         from lightship.engines.openvino.worker import run_worker
 
