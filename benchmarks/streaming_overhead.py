@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -57,8 +58,10 @@ class Run:
 
 
 def prompt_ids(request: int, round_number: int) -> list[int]:
-    """Distinct prompts, so that nothing is answered from the prefix cache."""
-    return [1] + [3 + (request * 7 + round_number * 31 + i * 13) % 250 for i in range(NUM_PROMPT_TOKENS - 1)]
+    """Distinct prompts from their first tokens on, so that nothing is answered from the prefix cache."""
+    generator = random.Random(round_number * NUM_REQUESTS + request)
+    head = [1, 3 + round_number % 250, 3 + request]
+    return head + [generator.randrange(3, 253) for _ in range(NUM_PROMPT_TOKENS - len(head))]
 
 
 def bare_rounds(model: Path, rounds: int) -> None:

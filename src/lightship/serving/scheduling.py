@@ -2,8 +2,7 @@
 
 A process that passes tokens on wakes up many times a second. Under Linux's batch policy it does not take a core from
 another process at once when it wakes, but waits for its turn, milliseconds at most; on an idle core it runs at once.
-Measured with a 0.5B-shaped model on two cores, HTTP process and gateway under this policy against the default, in turns
-in one run: faster in six of six pairs, the median by 4 %.
+How much it helps is not established; docs/evidence.md says what was tried.
 
 Source: sched(7), SCHED_BATCH.
 """
