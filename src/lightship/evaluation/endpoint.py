@@ -7,33 +7,26 @@ Not a load client: see `evaluation.performance`.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
 
 import aiohttp
 import msgspec
 
-from lightship.errors import MeasurementError, NetworkError
+from lightship.errors import MeasurementError
+from lightship.evaluation.transport import EndpointTransport, NotServedError, Served, decoded
+from lightship.evaluation.transport import PromptTooLongError as PromptTooLongError  # noqa: PLC0414 - part of this interface
 from lightship.ports.clock import Clock, SystemClock
 from lightship.ports.engine import HopTimeouts
 
 MAX_TOP_LOGPROBS = 64
-_MAX_ATTEMPTS = 5
-_MAX_WAIT_S = 10.0  # a server that asks for longer is treated as gone for this measurement
-_MAX_REPLY_BYTES = 64 * 2**20  # a window of 8,192 tokens with 64 alternatives each is about 14 MB of JSON
 _TOKEN_ID_PREFIX = "token_id:"
+_SCORING_HINT = "Prompt log-probabilities need echo, logprobs and max_tokens 0."
 # Two texts without a common first character: a first token they share carries no text, so it must be BOS or the like.
 _PROBE_TEXTS = ("the old king went to sea in a small boat.", "and then a door opened by itself, very slowly.")
 
 DEFAULT_TIMEOUTS = HopTimeouts(connect_s=5.0, first_token_s=120.0, next_token_s=30.0, total_s=180.0)
-
-
-class PromptTooLongError(MeasurementError):
-    """The endpoint refused a prompt because it does not fit the model's context."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +34,14 @@ class PromptLogprobs:
     """What the endpoint says about one prompt, checked for shape but not for numbers; position 0 is None.
 
     Entry i belongs to token i. A None further on is what JSON makes of NaN and infinity. `text_offsets` counts
-    characters and is None where the endpoint does not give it.
+    characters and is None where the endpoint does not give it. `served` is what the answer says of its model.
     """
 
     token_ids: tuple[int, ...]
     token_logprobs: tuple[float | None, ...]
     top_logprobs: tuple[dict[int, float | None] | None, ...]
     text_offsets: tuple[int, ...] | None
+    served: Served = field(default_factory=Served)
 
 
 @dataclass(frozen=True)
@@ -84,16 +78,13 @@ class CompletionEndpoint:
         timeouts: HopTimeouts = DEFAULT_TIMEOUTS,
         clock: Clock | None = None,
     ) -> None:
-        self.base_url = base_url.rstrip("/").removesuffix("/v1")
         self.model = model
-        self._session = session
-        self._clock = clock or SystemClock()
-        self._timeout = aiohttp.ClientTimeout(
-            total=timeouts.total_s,
-            connect=timeouts.connect_s,
-            sock_connect=timeouts.connect_s,
-            sock_read=max(timeouts.first_token_s, timeouts.next_token_s),
-        )
+        self.transport = EndpointTransport(base_url, session=session, timeouts=timeouts, clock=clock or SystemClock())
+
+    @property
+    def base_url(self) -> str:
+        """Scheme, host and port, without `/v1`."""
+        return self.transport.base_url
 
     async def score_prompt(self, text: str, *, top_k: int) -> PromptLogprobs:
         """Log-probabilities of every token of `text`, with the `top_k` likeliest alternatives at each position.
@@ -103,7 +94,24 @@ class CompletionEndpoint:
             MeasurementError: the endpoint refuses, or answers with something else than prompt log-probabilities.
             NetworkError: it cannot be reached, breaks off, stays busy, or takes too long.
         """
-        return self._prompt_logprobs(await self._complete(text, top_k=top_k))
+        return self._prompt_logprobs(*await self._complete(text, top_k=top_k))
+
+    async def tokenize(self, text: str) -> tuple[int, ...] | None:
+        """Token ids of `text` as a prompt has them, special tokens included; None where `/tokenize` does not give them.
+
+        Not a standard path: a server may have another one of this name, so compare with `score_prompt` before use.
+
+        Raises: MeasurementError, NetworkError: see `score_prompt`.
+        """
+        body = {"model": self.model, "prompt": text}
+        try:
+            reply = await self.transport.request("POST", "/tokenize", body, hint=None)
+        except PromptTooLongError:
+            raise
+        except MeasurementError:  # no such path, or one that wants something else: it is a courtesy
+            return None
+        tokens = decoded(reply.content, _Tokens)
+        return None if isinstance(tokens, str) else tuple(tokens.tokens)
 
     async def probe_prompt_logprobs(self, *, top_k: int) -> EndpointTraits:
         """Traits of an endpoint that was shown to return real prompt log-probabilities.
@@ -113,8 +121,8 @@ class CompletionEndpoint:
             NetworkError: see `score_prompt`.
         """
         replies = [await self._complete(text, top_k=top_k) for text in _PROBE_TEXTS]
-        probed = [self._prompt_logprobs(reply) for reply in replies]
-        for reply, scored in zip(replies, probed, strict=True):
+        probed = [self._prompt_logprobs(reply, served) for reply, served in replies]
+        for (reply, _), scored in zip(replies, probed, strict=True):
             self._check_counts(reply, scored)
             self._check_numbers(scored)
             self._check_alternatives(scored, top_k=top_k)
@@ -123,7 +131,7 @@ class CompletionEndpoint:
             context_length=await self._context_length(),
         )
 
-    async def _complete(self, text: str, *, top_k: int) -> _Completion:
+    async def _complete(self, text: str, *, top_k: int) -> tuple[_Completion, Served]:
         if not 0 < top_k <= MAX_TOP_LOGPROBS:
             raise MeasurementError(f"top_k must be 1..{MAX_TOP_LOGPROBS}, got {top_k}")
         body = {
@@ -135,64 +143,24 @@ class CompletionEndpoint:
             "return_tokens_as_token_ids": True,
             "temperature": 0,
         }
-        reply = _decoded(await self._request("POST", "/v1/completions", body), _Completion)
-        if isinstance(reply, str):
-            raise self._not_scored(f"its answer is not a completion: {reply}")
-        return reply
+        reply = await self.transport.request("POST", "/v1/completions", body, hint=_SCORING_HINT)
+        completion = decoded(reply.content, _Completion)
+        if isinstance(completion, str):
+            raise self._not_scored(f"its answer is not a completion: {completion}")
+        return completion, reply.served(system_fingerprint=completion.system_fingerprint, model=completion.model)
 
     async def _context_length(self) -> int | None:
-        reply = _decoded(await self._request("GET", "/v1/models", None), _Models)
-        if isinstance(reply, str):  # the list is a courtesy: scoring does not depend on it
-            return None
-        return next((card.max_model_len for card in reply.data if card.id == self.model), None)
-
-    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> bytes:
-        """The body of a 200 answer; 503 is tried again a few times, after the time the server asks for."""
-        for attempt in range(1, _MAX_ATTEMPTS + 1):
-            status, headers, content = await self._exchange(method, path, body)
-            if status == HTTPStatus.OK:
-                return content
-            if status != HTTPStatus.SERVICE_UNAVAILABLE:
-                raise self._refusal(status, path, content)
-            if attempt < _MAX_ATTEMPTS:
-                await self._clock.sleep(_retry_after_s(headers))
-        raise NetworkError(
-            f"the endpoint stayed busy: 503 on {_MAX_ATTEMPTS} attempts",
-            where=self.base_url,
-            hint="Measure when it serves less traffic.",
-        )
-
-    async def _exchange(
-        self, method: str, path: str, body: Mapping[str, Any] | None
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        url = self.base_url + path
+        # The list is a courtesy: scoring does not depend on it.
         try:
-            async with self._session.request(method, url, json=body, timeout=self._timeout) as response:
-                content = bytearray()
-                async for part in response.content.iter_any():
-                    content += part
-                    if len(content) > _MAX_REPLY_BYTES:
-                        raise self._not_scored(f"its answer is over {_MAX_REPLY_BYTES} bytes")
-                return response.status, response.headers, bytes(content)
-        except TimeoutError as error:
-            limits = (
-                f"connect {self._timeout.connect} s, read {self._timeout.sock_read} s, total {self._timeout.total} s"
-            )
-            raise NetworkError(f"no answer within the time limits ({limits})", where=url) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise NetworkError(
-                f"the endpoint cannot be reached: {str(error) or type(error).__name__}", where=url
-            ) from error
+            reply = await self.transport.request("GET", "/v1/models", None, hint=None)
+        except NotServedError:
+            return None
+        models = decoded(reply.content, _Models)
+        if isinstance(models, str):
+            return None
+        return next((card.max_model_len for card in models.data if card.id == self.model), None)
 
-    def _refusal(self, status: int, path: str, content: bytes) -> MeasurementError:
-        message, code = _error_of(content)
-        where = self.base_url + path
-        if status == HTTPStatus.BAD_REQUEST and (code == "context_length_exceeded" or "context length" in message):
-            return PromptTooLongError(f"the prompt does not fit the model's context: {message}", where=where)
-        hint = "Prompt log-probabilities need echo, logprobs and max_tokens 0." if status < 500 else None
-        return MeasurementError(f"the endpoint answered {status}: {message}", where=where, hint=hint)
-
-    def _prompt_logprobs(self, reply: _Completion) -> PromptLogprobs:
+    def _prompt_logprobs(self, reply: _Completion, served: Served) -> PromptLogprobs:
         logprobs = reply.choices[0].logprobs if reply.choices else None
         if logprobs is None or logprobs.top_logprobs is None:
             raise self._not_scored("its answer has no logprobs")
@@ -220,6 +188,7 @@ class CompletionEndpoint:
                     for entry in logprobs.top_logprobs
                 ),
                 text_offsets=None if offsets is None else tuple(offsets),
+                served=served,
             )
         except ValueError as error:
             raise self._not_scored(f"{error}; it seems to ignore return_tokens_as_token_ids") from error
@@ -288,6 +257,12 @@ class _Completion(msgspec.Struct):
 
     choices: list[_Choice]
     usage: _Usage | None = None
+    model: str | None = None
+    system_fingerprint: str | None = None
+
+
+class _Tokens(msgspec.Struct):
+    tokens: list[int]
 
 
 class _ModelCard(msgspec.Struct):
@@ -299,40 +274,8 @@ class _Models(msgspec.Struct):
     data: list[_ModelCard]
 
 
-T = TypeVar("T")
-
-
-def _decoded(content: bytes, kind: type[T]) -> T | str:
-    """The record, or why the content is not one."""
-    try:
-        return msgspec.json.decode(content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return str(error)
-
-
 def _token_id(token: str) -> int:
     digits = token.removeprefix(_TOKEN_ID_PREFIX)
     if digits == token or not digits.isdecimal() or int(digits) >= 2**32 - 1:
         raise ValueError(f"the token {token[:40]!r} is not of the form token_id:N")
     return int(digits)
-
-
-def _error_of(content: bytes) -> tuple[str, str]:
-    """Message and code of an OpenAI error body, or the start of whatever else came."""
-    try:
-        error = json.loads(content)["error"]
-        return str(error["message"]), str(error.get("code"))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return content[:200].decode("utf-8", errors="replace") or "an empty body", ""
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float:
-    """The wait a 503 asks for, bounded; 1 s where it does not say (or names a date)."""
-    for name, seconds_per_unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            asked_s = float(headers[name]) * seconds_per_unit
-        except (KeyError, ValueError):
-            continue
-        if math.isfinite(asked_s):
-            return min(max(asked_s, 0.0), _MAX_WAIT_S)
-    return 1.0
