@@ -18,8 +18,9 @@ from lightship.ports.variants import Manifest
 class Candidate:
     """One (variant, target) pair with what frontier and ladder judge it by.
 
-    `quality_recovery` is the share of the reference's quality that is kept (1 for the reference). Speed is taken at the
-    target concurrency. A figure that is not known is None, and counts as the worst possible.
+    `quality_recovery` is the share of the reference's quality that is kept (1 for the reference). Speed and cost are
+    taken at the target concurrency; cost is per million output tokens of requests that met the SLO. A figure that is
+    not known is None, and counts as the worst possible.
     """
 
     name: str
@@ -141,6 +142,7 @@ def build_candidates(
         goodput = pair.get(Metric.GOODPUT_REQUESTS_PER_S, concurrency)
         tokens = pair.get(Metric.DECODE_TOKENS_PER_S, concurrency)
         memory = pair.get(Metric.PEAK_RSS_BYTES)
+        cost = pair.get(Metric.COST_USD_PER_1M_GOOD_TOKENS, concurrency)
         if goodput is None or tokens is None or (quality is None and not is_reference):
             lacking = {"goodput": goodput, "tokens/s": tokens, "quality": quality or is_reference or None}
             words = ", ".join(word for word, figure in lacking.items() if figure is None)
@@ -160,6 +162,7 @@ def build_candidates(
             tokens_interval=tokens.interval,
             size_bytes=pair.manifest.num_bytes,
             memory_bytes=memory.value if memory else None,
+            cost_usd_per_1m_tokens=cost.value if cost else None,
         )
         ranked.append((pair, candidate))
     _refuse_incomparable([pair for pair, _ in ranked], concurrency)
@@ -167,6 +170,7 @@ def build_candidates(
 
 
 def _refuse_incomparable(pairs: Sequence[PairFigures], concurrency: int) -> None:
+    _refuse_mixed_bases(pairs, concurrency)
     for metric, users in (
         (Metric.QUALITY_RECOVERY, 0),
         (Metric.GOODPUT_REQUESTS_PER_S, concurrency),
@@ -183,3 +187,21 @@ def _refuse_incomparable(pairs: Sequence[PairFigures], concurrency: int) -> None
                     f"from {one.protocol!r} on {one.machine}; they must not be compared",
                     hint="Measure both under one protocol on one machine.",
                 )
+
+
+def _refuse_mixed_bases(pairs: Sequence[PairFigures], concurrency: int) -> None:
+    """Prices may differ from pair to pair, but not what they pay for: idle time, or only busy time."""
+    found = [(pair.name, one) for pair in pairs if (one := pair.get(Metric.COST_USD_PER_1M_GOOD_TOKENS, concurrency))]
+    for name, one in found[1:]:
+        first_name, first = found[0]
+        if _cost_basis(one) != _cost_basis(first):
+            raise MeasurementError(
+                f"{one.metric} of {first_name} is on the basis {_cost_basis(first)!r}, that of {name} on "
+                f"{_cost_basis(one)!r}; they must not be compared",
+                hint="State a utilisation for both, or for none.",
+            )
+
+
+def _cost_basis(cost: Measurement) -> str:
+    """Version and basis, the first two parts of the protocol: `cost-1/allocation`."""
+    return "/".join(cost.protocol.split("/")[:2])

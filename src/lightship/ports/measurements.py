@@ -21,6 +21,17 @@ class Metric(StrEnum):
     TPOT_MS = "tpot_ms"
     PEAK_RSS_BYTES = "peak_rss_bytes"
     STARTUP_S = "startup_to_first_token_s"
+    WEIGHT_BITS_PER_PARAMETER = "weight_bits_per_parameter"
+    KV_BYTES_PER_TOKEN = "kv_cache_bytes_per_token"
+    ESTIMATED_MEMORY_BYTES = "estimated_memory_bytes"
+    PEAK_GPU_BYTES = "peak_gpu_memory_bytes"
+    ENERGY_J_PER_OUTPUT_TOKEN = "energy_j_per_output_token"
+    # The whole cost over the output tokens, and over those of requests that met the SLO.
+    COST_USD_PER_1M_OUTPUT_TOKENS = "cost_usd_per_1m_output_tokens"
+    COST_USD_PER_1M_GOOD_TOKENS = "cost_usd_per_1m_good_output_tokens"
+    # The cost split over the phases: these two add up, each over its own tokens, to the whole.
+    PROMPT_PHASE_USD_PER_1M_INPUT_TOKENS = "prompt_phase_usd_per_1m_input_tokens"
+    GENERATION_PHASE_USD_PER_1M_OUTPUT_TOKENS = "generation_phase_usd_per_1m_output_tokens"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, Tag, ValidationInfo, field_validator
 
 from lightship.spec.base import StrictModel
+from lightship.spec.cost import CostSpec
 from lightship.spec.engines import EnginesSpec
 from lightship.spec.gateway import GatewaySpec
 from lightship.spec.placement import DeploySpec, RoutingSpec, UpstreamSpec
@@ -39,6 +40,7 @@ class Spec(StrictModel):
     routing: RoutingSpec = Field(default=RoutingSpec(), description="Which requests run where.")
     deploy: DeploySpec = Field(default=DeploySpec(), description="Where the system is deployed.")
     measurement: MeasurementSpec = Field(default=MeasurementSpec(), description="How variants are measured.")
+    cost: CostSpec = Field(default=CostSpec(), description="What the machine costs.")
 
     @field_validator("variants")
     @classmethod

@@ -107,8 +107,12 @@ _Concurrency = Annotated[int, Field(ge=1, le=1024)]
 class MeasurementSpec(StrictModel):
     """How variants are measured before they are put in order."""
 
-    protocol: Literal["quick"] = Field(
-        default="quick", description="Procedure: `quick` takes under a minute for the built-in model."
+    protocol: Literal["quick", "thorough"] = Field(
+        default="quick",
+        description=(
+            "Procedure: `quick` loads each variant for three times one second per concurrency, `thorough` for five "
+            "times ten seconds."
+        ),
     )
     concurrencies: Annotated[tuple[_Concurrency, ...], Field(strict=False)] = Field(
         default=(1, 8, 32),

@@ -57,7 +57,7 @@ def test_explain_table_is_aligned_and_whole(capsys: pytest.CaptureFixture[str]) 
     header, *lines = capsys.readouterr().out.splitlines()
     assert header.split() == ["path", "value", "origin"]
     assert {line[header.index("origin") :] for line in lines} == {"default", "flag"}
-    assert f"quality.text                         {long_text}  flag" in lines
+    assert f"{'quality.text':44}{long_text}  flag" in lines
 
 
 def test_explain_named_file_that_is_missing_is_refused() -> None:

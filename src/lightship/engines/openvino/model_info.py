@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ REQUIRED_FILES = (
 )
 
 _BYTES_PER_ELEMENT = {"auto": 2, "f32": 4, "bf16": 2, "f16": 2, "u8": 1}
-_QUANTIZATION_BYTES = 8  # scale and zero point, two f32, per token and head
+_QUANTIZATION_BYTES = 8  # one scale with its zero point: two f32
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -69,11 +70,20 @@ def read_model_info(config: OpenVinoWorkerConfig) -> ModelInfo:
 
 
 def kv_cache_bytes_per_token(*, num_layers: int, num_kv_heads: int, head_dim: int, precision: str) -> int:
-    """Upper estimate of the memory one token adds to the KV cache, in bytes; `auto` is 16 bits in GenAI.
+    """Memory one token adds to the KV cache, in bytes, never too low; `auto` is 16 bits in GenAI.
+
+    With u8, values have a scale for each token and head; keys too on ARM, while on x86 they have one for each channel
+    of a block, spread over its tokens here. The larger of the two counts.
+
+    Source: openvinotoolkit/openvino pull requests 23908 (per token) and 29023 (per channel).
 
     >>> kv_cache_bytes_per_token(num_layers=2, num_kv_heads=4, head_dim=16, precision="f32")
     1024
+    >>> kv_cache_bytes_per_token(num_layers=8, num_kv_heads=2, head_dim=64, precision="u8")
+    2432
     """
-    element_bytes = _BYTES_PER_ELEMENT[precision]
-    extra_bytes = _QUANTIZATION_BYTES if precision == "u8" else 0
-    return 2 * num_layers * num_kv_heads * (head_dim * element_bytes + extra_bytes)
+    elements_bytes = 2 * head_dim * _BYTES_PER_ELEMENT[precision]
+    if precision == "u8":
+        per_channel_bytes = math.ceil(head_dim * _QUANTIZATION_BYTES / KV_BLOCK_TOKENS)
+        elements_bytes += _QUANTIZATION_BYTES + max(_QUANTIZATION_BYTES, per_channel_bytes)
+    return num_layers * num_kv_heads * elements_bytes
