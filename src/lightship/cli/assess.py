@@ -8,8 +8,9 @@ from pathlib import Path
 from lightship.artifacts.machine import Machine
 from lightship.cli.measure import Measurer
 from lightship.cli.prepare import BuiltVariants, Surroundings
+from lightship.cli.resources import resource_figures
 from lightship.evaluation.candidates import CandidateSet, build_candidates
-from lightship.evaluation.frontier import pareto_frontier
+from lightship.evaluation.frontier import DEFAULT_AXES, Axis, pareto_frontier
 from lightship.evaluation.ladder import Ladder, choose_ladder
 from lightship.evaluation.report.data import ReportData, ReportHeader, report_data, report_json
 from lightship.evaluation.report.page import render_report
@@ -18,11 +19,12 @@ from lightship.spec.document import Spec
 
 @dataclass(frozen=True)
 class Assessment:
-    """What the figures say."""
+    """What the figures say; `notes` tell what memory and cost there are no figures of, and why."""
 
     candidates: CandidateSet
     ladder: Ladder
     report: ReportData
+    notes: tuple[str, ...] = ()
 
 
 def assess(spec: Spec, built: BuiltVariants, measurer: Measurer, machine: Machine, around: Surroundings) -> Assessment:
@@ -32,6 +34,15 @@ def assess(spec: Spec, built: BuiltVariants, measurer: Measurer, machine: Machin
     """
     manifests = [variant.manifest for variant in built.variants]
     figures = [m for variant in built.variants for m in measurer.known(variant)]
+    # not stored: they follow from figures and spec, so that a new price needs no new measurement
+    resources = resource_figures(
+        spec.cost,
+        [(variant, measurer.target(variant)) for variant in built.variants],
+        figures,
+        machine=machine,
+        now_unix_s=around.clock.unix_s(),
+    )
+    figures += resources.measurements
     reference_digest = built.reference.manifest.digest
     concurrency = spec.measurement.target_concurrency
     candidates = build_candidates(manifests, figures, reference_digest=reference_digest, concurrency=concurrency)
@@ -48,11 +59,13 @@ def assess(spec: Spec, built: BuiltVariants, measurer: Measurer, machine: Machin
         slo_ttft_ms=spec.slo.ttft_ms,
         slo_tpot_ms=spec.slo.tpot_ms,
     )
-    frontier = pareto_frontier(candidates.candidates)
+    frontier = pareto_frontier(
+        candidates.candidates, (*DEFAULT_AXES, Axis.COST) if spec.cost.has_price else DEFAULT_AXES
+    )
     data = report_data(
         header, manifests=manifests, measurements=figures, candidates=candidates, frontier=frontier, ladder=ladder
     )
-    return Assessment(candidates, ladder, data)
+    return Assessment(candidates, ladder, data, resources.notes)
 
 
 def write_report(assessment: Assessment, spec: Spec, around: Surroundings) -> Path:

@@ -50,6 +50,7 @@ def ladder_notes(assessment: Assessment, built: BuiltVariants) -> list[str]:
     left_out = [entry for entry in assessment.report.variants if entry.rung is None]
     notes = [assessment.ladder.note]
     notes += [f"{entry.name}: {reasons.get(entry.name, entry.frontier_reason)}" for entry in left_out]
+    notes += assessment.notes
     notes.append(f"Recovery is relative to {built.reference.manifest.name}.")
     return [note for note in notes if note]
 

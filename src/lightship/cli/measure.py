@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,20 @@ import msgspec
 from lightship.artifacts.machine import Machine
 from lightship.artifacts.measurements import MeasurementStore
 from lightship.cli.prepare import BuiltVariants, Surroundings
+from lightship.cli.resources import energy_meter
+from lightship.cli.variant_worker import StartedWorker, started_worker
 from lightship.cli.worker_settings import openvino_settings
 from lightship.engines.openvino.adapter import OpenVinoAdapter
-from lightship.engines.process import WorkerProcess, free_port
-from lightship.errors import EngineError
 from lightship.evaluation.endpoint import CompletionEndpoint
+from lightship.evaluation.energy_per_load import EnergyPerLoad, energy_figures
 from lightship.evaluation.performance.protocol import (
-    QUICK,
+    PROTOCOLS,
     PerformanceProtocol,
     measure_performance,
     performance_measurements,
 )
 from lightship.evaluation.performance.records import Slo
+from lightship.evaluation.performance.repeats import combine_runs
 from lightship.evaluation.quality.protocol import (
     PAIRED_METRICS,
     SELF_METRICS,
@@ -44,18 +45,7 @@ from lightship.ports.measurements import Measurement, Metric, Target
 from lightship.ports.variants import Variant
 from lightship.spec.document import Spec
 
-STARTUP_PROTOCOL = "spawn-to-first-token-1"
-MEMORY_PROTOCOL = "peak-rss-after-load-1"
 _QUALITY = QualityProtocol()
-_FIRST_TOKEN_TIMEOUT_S = 60.0
-# Loading is bounded by the disk; half of a slow one's speed, plus time for imports and graph compilation.
-_STARTUP_BASE_S = 60.0
-_STARTUP_BYTES_PER_S = 50e6
-
-
-def startup_budget_s(variant: Variant) -> float:
-    """How long a worker of this variant may take to become ready."""
-    return _STARTUP_BASE_S + variant.manifest.num_bytes / _STARTUP_BYTES_PER_S
 
 
 @dataclass(frozen=True)
@@ -67,20 +57,37 @@ class Protocols:
     texts: TextSet
     slo: Slo
 
+    @property
+    def startup_name(self) -> str:
+        """Protocol of the start-up time."""
+        return f"spawn-to-first-token-1/{self.performance.num_runs}x"
+
+    @property
+    def memory_name(self) -> str:
+        """Protocol of the peak memory, which depends on the load before it."""
+        return f"peak-rss-after-load-1/{self.performance.name}"
+
     def wanted(self, variant: Variant, reference: Variant) -> Iterator[tuple[Metric, int, str]]:
         """Metric, concurrency and protocol name of every figure a variant must have."""
-        yield Metric.STARTUP_S, 0, STARTUP_PROTOCOL
-        yield Metric.PEAK_RSS_BYTES, 0, MEMORY_PROTOCOL
+        yield from self.wanted_of_speed()
+        yield from self.wanted_of_quality(is_reference=variant.manifest.digest == reference.manifest.digest)
+
+    def wanted_of_speed(self) -> Iterator[tuple[Metric, int, str]]:
+        """Those that a run under load gives."""
+        yield Metric.STARTUP_S, 0, self.startup_name
+        yield Metric.PEAK_RSS_BYTES, 0, self.memory_name
         for concurrency in self.performance.concurrencies:
             yield Metric.DECODE_TOKENS_PER_S, concurrency, self.performance.name
             yield Metric.GOODPUT_REQUESTS_PER_S, concurrency, self.performance.goodput_name(self.slo)
-        is_reference = variant.manifest.digest == reference.manifest.digest
+
+    def wanted_of_quality(self, *, is_reference: bool) -> Iterator[tuple[Metric, int, str]]:
+        """Those that scoring texts gives; the reference is not paired with itself."""
         for metric in SELF_METRICS if is_reference else (*SELF_METRICS, *PAIRED_METRICS):
             yield metric, 0, self.quality.name(metric, self.texts)
 
 
 def choose_protocols(spec: Spec, reference: Variant) -> Protocols:
-    """The quick protocol, fitted to the model's context and the texts the spec names.
+    """The protocols that the spec names, fitted to the model's context and the texts the spec names.
 
     Raises: MeasurementError: the texts cannot be read.
     """
@@ -91,7 +98,7 @@ def choose_protocols(spec: Spec, reference: Variant) -> Protocols:
         window_tokens=min(_QUALITY.window_tokens, context_length - 1),
         num_documents=min(_QUALITY.num_documents, len(texts.documents)),
     )
-    performance = replace(QUICK, concurrencies=spec.measurement.concurrencies)
+    performance = replace(PROTOCOLS[spec.measurement.protocol], concurrencies=spec.measurement.concurrencies)
     return Protocols(performance, quality, texts, Slo(ttft_ms=spec.slo.ttft_ms, tpot_ms=spec.slo.tpot_ms))
 
 
@@ -120,7 +127,12 @@ class Measurer:
         """The stored figures that count for this spec: same target, machine, protocols and reference."""
         wanted = set(self.protocols.wanted(variant, self._built.reference))
         loads = {(concurrency, protocol) for _, concurrency, protocol in wanted if concurrency}
-        accompanying = {Metric.TTFT_MS, Metric.TPOT_MS, Metric.SLO_ATTAINMENT}  # of the same runs as the speeds
+        accompanying = {
+            Metric.TTFT_MS,
+            Metric.TPOT_MS,
+            Metric.SLO_ATTAINMENT,
+            Metric.ENERGY_J_PER_OUTPUT_TOKEN,
+        }  # of the same runs as the speeds
         found = self._store.find(variant_digest=variant.manifest.digest, target=self.target(variant))
         return [
             m
@@ -135,51 +147,85 @@ class Measurer:
 
     def is_measured(self, variant: Variant) -> bool:
         """Whether every figure this spec needs is there."""
-        have = {(m.metric, m.concurrency, _plain(m.protocol)) for m in self.known(variant)}
+        return self._has_speed(variant) and self._has_quality(variant)
+
+    def _has_speed(self, variant: Variant) -> bool:
+        return set(self.protocols.wanted_of_speed()) <= self._have(variant)
+
+    def _has_quality(self, variant: Variant) -> bool:
         is_reference = variant.manifest.digest == self._built.reference.manifest.digest
-        scores_are_there = not is_reference or self._scores_path(variant).exists()
-        return scores_are_there and set(self.protocols.wanted(variant, self._built.reference)) <= have
+        if is_reference and not self._scores_path(variant).exists():
+            return False
+        return set(self.protocols.wanted_of_quality(is_reference=is_reference)) <= self._have(variant)
+
+    def _have(self, variant: Variant) -> set[tuple[Metric, int, str]]:
+        return {(m.metric, m.concurrency, _plain(m.protocol)) for m in self.known(variant)}
 
     async def measure_missing(self, *, is_forced: bool = False) -> int:
         """Measures what has no figures yet (or everything, if forced), the reference first; how many that were.
+
+        Speed is measured in several rounds over the variants, so that a slow spell of the machine falls on all of
+        them; quality, which does not depend on the time of day, once.
 
         Raises: EngineError, MeasurementError.
         """
         order: Sequence[Variant] = sorted(
             self._built.variants, key=lambda v: v.manifest.digest != self._built.reference.manifest.digest
         )
-        missing = [variant for variant in order if is_forced or not self.is_measured(variant)]
-        for variant in missing:
-            await self._measure(variant)
-        return len(missing)
+        slow = [variant for variant in order if is_forced or not self._has_speed(variant)]
+        unscored = [variant for variant in order if is_forced or not self._has_quality(variant)]
+        runs: dict[str, list[list[Measurement]]] = {variant.manifest.digest: [] for variant in slow}
+        num_runs = self.protocols.performance.num_runs
+        for run in range(num_runs if slow else 1):
+            for variant in order:
+                wants_speed, wants_quality = variant in slow, run == 0 and variant in unscored
+                if wants_speed or wants_quality:
+                    async with started_worker(self._spec, variant, self._around) as worker:
+                        if wants_speed:
+                            runs[variant.manifest.digest].append(await self._speed(variant, worker, run=run))
+                        if wants_quality:
+                            self._store.append(await self._quality(variant, worker))
+        for variant in slow:
+            self._store.append(combine_runs(runs[variant.manifest.digest]))
+        return sum(variant in slow or variant in unscored for variant in order)
 
-    async def _measure(self, variant: Variant) -> None:
+    async def _speed(self, variant: Variant, worker: StartedWorker, *, run: int) -> list[Measurement]:
+        """Start-up, speed under load and peak memory of one run.
+
+        Memory is read before anything is scored: scoring prompts loads a second copy of the weights that serving does
+        not need.
+        """
         self._around.store.verify(variant)
-        async with self._worker(variant) as (worker, startup_s):
-            base = self._base(variant)
-            figures = [base(Metric.STARTUP_S, startup_s, STARTUP_PROTOCOL)]
+        num_runs = self.protocols.performance.num_runs
+        title = f"speed of {variant.manifest.name}" + (f", run {run + 1} of {num_runs}" if num_runs > 1 else "")
+        target = self.target(variant)
+        with energy_meter(target.device, self._around.clock) as meter:
+            metered = EnergyPerLoad(_Titled(self._around, title), meter)
             performance = await measure_performance(
                 worker.base_url,
                 self._spec.model.name,
-                self.protocols.performance,
+                replace(self.protocols.performance, seed=run),
                 self.protocols.slo,
                 self._around.clock,
                 texts=[document.scored_text for document in self.protocols.texts.documents],
-                progress=_Titled(self._around, f"speed of {variant.manifest.name}"),
+                progress=metered,
             )
-            figures += performance_measurements(
-                performance,
-                variant_digest=variant.manifest.digest,
-                target=self.target(variant),
-                machine=self._machine.fingerprint,
-                measured_unix_s=self._around.clock.unix_s(),
-            )
-            # Before quality: scoring prompts loads a second copy of the weights that serving does not need.
-            figures.append(base(Metric.PEAK_RSS_BYTES, worker.peak_rss_bytes(), MEMORY_PROTOCOL))
-            figures += await self._quality(variant, worker)
-        self._store.append(figures)
+        speeds = performance_measurements(
+            performance,
+            variant_digest=variant.manifest.digest,
+            target=target,
+            machine=self._machine.fingerprint,
+            measured_unix_s=self._around.clock.unix_s(),
+        )
+        base = self._base(variant)
+        return [
+            base(Metric.STARTUP_S, worker.startup_s, self.protocols.startup_name),
+            *speeds,
+            *energy_figures(speeds, metered.readings, self.protocols.performance.concurrencies).measurements,
+            base(Metric.PEAK_RSS_BYTES, worker.process.peak_rss_bytes(), self.protocols.memory_name),
+        ]
 
-    async def _quality(self, variant: Variant, worker: WorkerProcess) -> list[Measurement]:
+    async def _quality(self, variant: Variant, worker: StartedWorker) -> list[Measurement]:
         reference = self._built.reference
         is_reference = variant.manifest.digest == reference.manifest.digest
         with self._around.progress.task(f"quality of {variant.manifest.name}") as task:
@@ -202,30 +248,6 @@ class Measurer:
             measured_unix_s=self._around.clock.unix_s(),
             reference_digest=None if is_reference else reference.manifest.digest,
         )
-
-    @asynccontextmanager
-    async def _worker(self, variant: Variant) -> Any:
-        """A running worker and the seconds from its start to its first token."""
-        settings = openvino_settings(self._spec, variant, port=free_port())
-        name = f"{variant.manifest.name}-{variant.manifest.short_digest}"
-        config_path = self._around.home / "run" / f"measure-{name}.json"
-        config_path.parent.mkdir(parents=True, exist_ok=True)
-        self._adapter.write_config(settings, config_path)
-        worker = WorkerProcess(
-            name=name,
-            command=self._adapter.worker_command(config_path),
-            base_url=settings.address,
-            log_path=self._around.logs / f"measure-{name}.log",
-        )
-        started_s = self._around.clock.monotonic_s()
-        try:
-            with self._around.progress.task(f"starting {variant.manifest.name}"):
-                await worker.start(startup_timeout_s=startup_budget_s(variant))
-                await _first_token(worker.base_url, self._spec.model.name)
-            yield worker, self._around.clock.monotonic_s() - started_s
-        finally:
-            await worker.stop(drain_timeout_s=5.0)
-            config_path.unlink(missing_ok=True)
 
     def _base(self, variant: Variant) -> Any:
         def figure(metric: Metric, value: float, protocol: str) -> Measurement:
@@ -258,18 +280,6 @@ class Measurer:
 
     def _reference_scores(self) -> DocumentScores:
         return decode_scores(self._scores_path(self._built.reference).read_bytes())
-
-
-async def _first_token(base_url: str, model: str) -> None:
-    """Asks for one token, so that start-up counts until a user would see something."""
-    timeout = aiohttp.ClientTimeout(total=_FIRST_TOKEN_TIMEOUT_S)
-    body = {"model": model, "prompt": "Once", "max_tokens": 1, "temperature": 0}
-    async with (
-        aiohttp.ClientSession(timeout=timeout) as session,
-        session.post(f"{base_url}/v1/completions", json=body) as reply,
-    ):
-        if reply.status != 200:
-            raise EngineError(f"the first request failed: {(await reply.text())[:300]}", where=base_url)
 
 
 class _Titled:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from lightship.artifacts.checkpoint import Checkpoint, inspect_checkpoint
 from lightship.artifacts.digest import DigestCache
-from lightship.artifacts.home import artifact_root, digest_cache_path, hub_cache
+from lightship.artifacts.home import artifact_root, data_home, digest_cache_path, hub_cache
 from lightship.artifacts.sources.builtin import builtin_checkpoint, builtin_students
 from lightship.artifacts.sources.hub import fetch_hub
 from lightship.artifacts.store import ArtifactStore
+from lightship.cli.progress import progress_for_stderr
 from lightship.compression.build import BuildContext, build_variant
 from lightship.compression.recipes import choose_recipes, reference_recipe
 from lightship.compression.toolchains.environment import ToolchainFolder
 from lightship.errors import SpecError
-from lightship.ports.clock import Clock
+from lightship.ports.clock import Clock, SystemClock
 from lightship.ports.progress import Progress
 from lightship.ports.variants import Recipe, Variant, WeightFormat
 from lightship.spec.document import Spec
@@ -44,6 +46,11 @@ class Surroundings:
     def logs(self) -> Path:
         """Folder of the logs of jobs and workers."""
         return self.home / "logs"
+
+
+def surroundings() -> Surroundings:
+    """This process's data directory, clock and progress."""
+    return Surroundings(home=data_home(os.environ), clock=SystemClock(), progress=progress_for_stderr())
 
 
 @dataclass(frozen=True)

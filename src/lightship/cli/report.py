@@ -11,8 +11,7 @@ from lightship.artifacts.measurements import MeasurementStore
 from lightship.cli.assess import assess, write_report
 from lightship.cli.load_spec import load_spec
 from lightship.cli.measure import Measurer
-from lightship.cli.prepare import build_variants, resolve_model
-from lightship.cli.up import surroundings
+from lightship.cli.prepare import build_variants, resolve_model, surroundings
 from lightship.errors import MeasurementError
 from lightship.evaluation.report.data import report_json
 

@@ -17,8 +17,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightship.cli.measure import startup_budget_s
 from lightship.cli.prepare import Surroundings
+from lightship.cli.variant_worker import startup_budget_s
 from lightship.cli.worker_settings import openvino_settings
 from lightship.engines.openvino.adapter import OpenVinoAdapter
 from lightship.engines.process import WorkerProcess, free_port

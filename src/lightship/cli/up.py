@@ -16,28 +16,22 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from lightship.artifacts.home import data_home, measurement_path
+from lightship.artifacts.home import measurement_path
 from lightship.artifacts.machine import this_machine
 from lightship.artifacts.measurements import MeasurementStore
 from lightship.cli.assess import Assessment, assess, write_report
 from lightship.cli.ladder_table import print_ladder
 from lightship.cli.load_spec import load_spec
 from lightship.cli.measure import Measurer
-from lightship.cli.prepare import BuiltVariants, Surroundings, build_variants, resolve_model
-from lightship.cli.progress import progress_for_stderr
+from lightship.cli.prepare import BuiltVariants, Surroundings, build_variants, resolve_model, surroundings
+from lightship.cli.resources import resource_figures
 from lightship.cli.run_state import ReplicaState, RunState, published
 from lightship.cli.running import RungToServe, RunningSystem, running_system, watch_until_stopped
 from lightship.observability.logs import configure_logging
-from lightship.ports.clock import SystemClock
 from lightship.serving.server import bind_socket
 from lightship.spec.document import Spec
 
 _CONSOLE_STDERR = Console(stderr=True, highlight=False)
-
-
-def surroundings() -> Surroundings:
-    """This process's data directory, clock and progress."""
-    return Surroundings(home=data_home(os.environ), clock=SystemClock(), progress=progress_for_stderr())
 
 
 @dataclass(frozen=True)
@@ -71,9 +65,11 @@ def prepare(spec: Spec, around: Surroundings, *, is_forced: bool = False) -> Pre
     Raises: LightshipError: of whatever step failed.
     Effects: as building and measuring have; writes the report.
     """
+    machine = this_machine()
+    # a price that is not in the list is told now, not after minutes of measuring
+    resource_figures(spec.cost, [], [], machine=machine, now_unix_s=around.clock.unix_s())
     model = resolve_model(spec, around)
     built = build_variants(spec, model, around)
-    machine = this_machine()
     store = MeasurementStore(measurement_path(around.home))
     measurer = Measurer(spec, built, store, machine, around)
     asyncio.run(measurer.measure_missing(is_forced=is_forced))

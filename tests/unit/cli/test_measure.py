@@ -9,8 +9,9 @@ import pytest
 from lightship.artifacts.machine import Machine
 from lightship.artifacts.measurements import MeasurementStore
 from lightship.artifacts.store import VariantDescription
-from lightship.cli.measure import Measurer, choose_protocols, startup_budget_s
+from lightship.cli.measure import Measurer, choose_protocols
 from lightship.cli.prepare import BuiltVariants, Surroundings
+from lightship.cli.variant_worker import startup_budget_s
 from lightship.errors import MeasurementError
 from lightship.evaluation.quality.texts import builtin_texts
 from lightship.ports.clock import SystemClock

@@ -35,6 +35,7 @@ class PerformanceProtocol:
         duration_s: Window of each run.
         time_cap_s: Hard end of each run, warm-up included.
         max_requests: Bound on measured requests of each run.
+        num_runs: Times all of it is done, each on a worker of its own; see `repeats`.
         seed: Which prompts are drawn.
     """
 
@@ -45,6 +46,7 @@ class PerformanceProtocol:
     duration_s: float
     time_cap_s: float
     max_requests: int
+    num_runs: int = 1
     seed: int = 0
 
     @property
@@ -52,27 +54,42 @@ class PerformanceProtocol:
         """Protocol text of measurements; equal exactly when figures may be compared.
 
         >>> QUICK.name
-        'closed-loop-1/quick/p64-o32/c1-8-32/2s'
+        'closed-loop-1/quick/p64-o32/c1-8-32/3x1s'
         """
         users = "-".join(str(concurrency) for concurrency in self.concurrencies)
         lengths = f"p{self.num_prompt_tokens}-o{self.num_output_tokens}"
-        return f"closed-loop-1/{self.label}/{lengths}/c{users}/{self.duration_s:g}s"
+        return f"closed-loop-1/{self.label}/{lengths}/c{users}/{self.num_runs}x{self.duration_s:g}s"
 
     def goodput_name(self, slo: Slo) -> str:
         """Protocol text of figures that also depend on the SLO."""
         return f"{self.name}/{slo.name}"
 
 
-# Six seconds of load and a little warm-up: short enough to measure each variant while a user waits for `up`.
+# Nine seconds of load and a little warm-up, in three runs: short enough to measure each variant while a user waits for
+# `up`, and more than one run, because what differs between runs is the larger part of the noise on a shared machine.
 QUICK = PerformanceProtocol(
     label="quick",
     num_prompt_tokens=64,
     num_output_tokens=32,
     concurrencies=(1, 8, 32),
-    duration_s=2.0,
+    duration_s=1.0,
     time_cap_s=15.0,
     max_requests=5000,
+    num_runs=3,
 )
+
+# For a machine of one's own and a decision that lasts: about a minute per variant and concurrency.
+THOROUGH = PerformanceProtocol(
+    label="thorough",
+    num_prompt_tokens=64,
+    num_output_tokens=32,
+    concurrencies=(1, 8, 32),
+    duration_s=10.0,
+    time_cap_s=60.0,
+    max_requests=50_000,
+    num_runs=5,
+)
+PROTOCOLS = {protocol.label: protocol for protocol in (QUICK, THOROUGH)}
 
 
 @dataclass(frozen=True)
