@@ -13,7 +13,6 @@ import argparse
 import gzip
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -24,32 +23,17 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from evidence import DEFAULT_DATA, ROOT, Line, figure_of, pytest, run_topic
 from lightship.artifacts.home import data_home
-from lightship.artifacts.machine import this_machine
 from lightship.cli.progress import progress_for_stderr
 from lightship.compression.toolchains.definitions import OPENVINO_CONVERT
 from lightship.compression.toolchains.environment import ToolchainFolder
 
-ROOT = Path(__file__).resolve().parents[1]
 NUM_STORIES = 20
 NUM_STARTS = 7
-
-
-@dataclass(frozen=True)
-class Line:
-    """One figure beside its target; `is_met` is None for what could not be tried here."""
-
-    number: str
-    claim: str
-    figure: str
-    target: str
-    is_met: bool | None
 
 
 def chat_first_token(url: str, model: str) -> float:
@@ -124,12 +108,6 @@ def openai_client() -> Iterator[Line]:
     yield Line("2", "official openai client", result.stdout.strip().splitlines()[-1], "pass", result.returncode == 0)
 
 
-def pytest(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs tests of this checkout."""
-    command = [sys.executable, "-m", "pytest", "-q", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
 def foreign_checkpoint(data: Path) -> Iterator[Line]:
     """A checkpoint made elsewhere: converted, measured, served; its figures against plain transformers."""
     checkpoint, sample = data / "models" / "tinystories-656k", data / "text" / "tinystories_sample.txt.gz"
@@ -165,12 +143,6 @@ def foreign_checkpoint(data: Path) -> Iterator[Line]:
     speeds = [rung["speed"] for rung in report["rungs"]]
     words = " < ".join(f"{rung['name']} {rung['speed']:.1f}" for rung in report["rungs"])
     yield Line("3b", "its ladder is ordered by measured goodput", words, "ascending", speeds == sorted(speeds))
-
-
-def figure_of(report: Any, name: str, metric: str) -> float:
-    """One figure of the report's JSON."""
-    variant = next(variant for variant in report["variants"] if variant["name"] == name)
-    return float(next(figure["value"] for figure in variant["figures"] if figure["metric"] == metric))
 
 
 def transformers_bits_per_byte(checkpoint: Path, texts: Path) -> float:
@@ -221,8 +193,7 @@ def main() -> int:
     """Runs the chosen lines; 1 if one falls short."""
     parser = argparse.ArgumentParser(description="Evidence: from a fresh machine to a served, measured ladder.")
     parser.add_argument("--only", default="1,2,3,4,5", help="numbers of the lines to run")
-    default = os.environ.get("LIGHTSHIP_TEST_DATA", str(ROOT.parent / "shared" / "data"))
-    parser.add_argument("--data", type=Path, default=Path(default))
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
     args = parser.parse_args()
     steps = {
         "1": fresh_start,
@@ -231,14 +202,7 @@ def main() -> int:
         "4": streaming,
         "5": startup,
     }
-    print(f"{datetime.now(UTC):%Y-%m-%d} | {this_machine().description} | Python {platform.python_version()}")
-    falls_short = False
-    for number in args.only.split(","):
-        for line in steps[number.strip()]():
-            mark = {True: "ok  ", False: "MISS", None: "skip"}[line.is_met]
-            print(f"{mark} {line.number:3} {line.claim}: {line.figure} (target {line.target})", flush=True)
-            falls_short |= line.is_met is False
-    return 1 if falls_short else 0
+    return run_topic(steps, args.only)
 
 
 if __name__ == "__main__":

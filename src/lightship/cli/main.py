@@ -1,7 +1,7 @@
 """Entry point of `lightship`: parses the command line, runs one command, turns errors into one message.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or spec, 3 checkpoint, 4 store, 5 toolchain, 6 engine, 7 network,
-8 measurement, 130 stopped by Ctrl-C.
+8 measurement, 130 stopped by Ctrl-C. `evaluate` with gates: 0 pass, 1 fail, 2 undecided.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from lightship import __version__
 from lightship.cli.artifact_commands import add_artifact_commands
+from lightship.cli.evaluate.command import add_evaluate_command
 from lightship.cli.measurement_commands import add_measurement_commands
 from lightship.cli.model_commands import add_model_commands
 from lightship.cli.spec_commands import add_spec_commands
@@ -31,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lightship {__version__}")
     subparsers = parser.add_subparsers(dest="topic", required=True, metavar="COMMAND")
     add_model_commands(subparsers)
+    add_evaluate_command(subparsers)
     add_status_command(subparsers)
     add_spec_commands(subparsers)
     add_artifact_commands(subparsers)

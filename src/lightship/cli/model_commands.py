@@ -26,22 +26,27 @@ def add_model_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentP
 
 
 def _up(args: argparse.Namespace) -> int:
-    _require_local_extra()
+    require_local_extra()
     from lightship.cli.up import run_up
 
     return run_up(args)
 
 
 def _report(args: argparse.Namespace) -> int:
-    _require_local_extra()
+    require_local_extra()
     from lightship.cli.report import run_report
 
     return run_report(args)
 
 
-def _require_local_extra() -> None:
+def require_local_extra() -> None:
     """Raises: UsageError: the engine for this machine is not installed."""
-    missing = [name for name in ("numpy", "openvino", "openvino_genai", "nncf") if find_spec(name) is None]
+    require_extra("numpy", "openvino", "openvino_genai", "nncf")
+
+
+def require_extra(*modules: str) -> None:
+    """Raises: UsageError: one of these modules, which come with the extra `local`, is not installed."""
+    missing = [name for name in modules if find_spec(name) is None]
     if missing:
         hint = "Install it with `pip install 'lightship[local]'`."
         raise UsageError(f"the local engine is not installed ({', '.join(missing)} missing)", hint=hint)
