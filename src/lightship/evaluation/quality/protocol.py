@@ -18,7 +18,7 @@ from lightship.evaluation.endpoint import MAX_TOP_LOGPROBS, CompletionEndpoint, 
 from lightship.evaluation.quality.divergence import DocumentDivergence, check_same_tokens, document_divergence
 from lightship.evaluation.quality.scoring import DocumentScore, DocumentScores, score_document
 from lightship.evaluation.quality.texts import Document, TextSet
-from lightship.evaluation.statistics import Estimate, bootstrap_mean, bootstrap_ratio_of_sums
+from lightship.evaluation.statistics.bootstrap import Estimate, bootstrap_mean, bootstrap_ratio_of_sums
 from lightship.ports.measurements import Interval, Measurement, Metric, Target
 from lightship.ports.progress import Task
 

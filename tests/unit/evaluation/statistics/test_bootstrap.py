@@ -9,34 +9,15 @@ import numpy as np
 import pytest
 
 from lightship.errors import MeasurementError
-from lightship.evaluation.statistics import bootstrap_mean, bootstrap_ratio_of_sums, wilson_interval
+from lightship.evaluation.statistics.bootstrap import (
+    bootstrap_mean,
+    bootstrap_ratio_of_sums,
+    resample_ratio,
+    resample_sums,
+)
 from lightship.ports.measurements import Interval
 
 scipy_stats = pytest.importorskip("scipy.stats")
-
-
-@dataclass(frozen=True)
-class Share:
-    num_successes: int
-    num_trials: int
-    level: float
-
-
-SHARES = [Share(0, 7, 0.95), Share(7, 7, 0.95), Share(1, 1, 0.9), Share(13, 40, 0.95), Share(9_990, 10_000, 0.99)]
-
-
-@pytest.mark.parametrize("case", SHARES, ids=str)
-def test_wilson_interval_agrees_with_scipy(case: Share) -> None:
-    ours = wilson_interval(case.num_successes, case.num_trials, confidence=case.level)
-    oracle = scipy_stats.binomtest(case.num_successes, case.num_trials).proportion_ci(case.level, method="wilson")
-    assert (ours.low, ours.high) == pytest.approx((oracle.low, oracle.high), abs=1e-12)
-    assert ours.level == case.level
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (-1, 3), (4, 3)])
-def test_wilson_interval_impossible_counts_are_refused(successes: int, trials: int) -> None:
-    with pytest.raises(MeasurementError):
-        wilson_interval(successes, trials, confidence=0.95)
 
 
 def _skewed_documents(seed: int, num_documents: int) -> tuple[np.ndarray, np.ndarray]:
@@ -106,7 +87,7 @@ def test_bootstrap_ratio_of_sums_same_seed_repeats_and_other_seed_differs() -> N
 def test_bootstrap_ratio_of_sums_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     nats, num_bytes = _skewed_documents(seed=4, num_documents=20)
     whole = bootstrap_ratio_of_sums(nats, num_bytes, confidence=0.95, num_resamples=100, seed=7)
-    monkeypatch.setattr("lightship.evaluation.statistics._MAX_CELLS_PER_CHUNK", 60)
+    monkeypatch.setattr("lightship.evaluation.statistics.bootstrap._MAX_CELLS_PER_CHUNK", 60)
     assert bootstrap_ratio_of_sums(nats, num_bytes, confidence=0.95, num_resamples=100, seed=7) == whole
 
 
@@ -140,6 +121,52 @@ REFUSALS = [
 def test_bootstrap_ratio_of_sums_bad_columns_are_refused(case: Refusal) -> None:
     with pytest.raises(MeasurementError, match=case.says):
         bootstrap_ratio_of_sums(case.numerators, case.denominators, confidence=0.95, num_resamples=10, seed=0)
+
+
+def test_resample_ratio_repeated_pairs_are_counted_and_spread_as_if_drawn_by_index() -> None:
+    # 300 right-or-wrong items: two kinds of value, so counts are drawn; the spread is that of a binomial share.
+    values = np.array([1.0] * 240 + [0.0] * 60)
+    resampled = resample_ratio(values, np.ones(300), num_resamples=20_000, seed=2).resampled
+    assert resampled is not None
+    assert resampled.mean() == pytest.approx(0.8, abs=0.001)
+    assert resampled.std() == pytest.approx(math.sqrt(0.8 * 0.2 / 300), rel=0.03)
+
+
+def test_resample_sums_ways_to_draw_agree_in_mean_and_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = np.random.default_rng(3).random((2, 60))
+    drawn_by_index = resample_sums(columns, num_resamples=4000, seed=1)
+    monkeypatch.setattr("lightship.evaluation.statistics.bootstrap._MIN_CLUSTERS_TO_WEIGH", 1)
+    drawn_by_weight = resample_sums(columns, num_resamples=4000, seed=1)
+    # The same stream of random numbers, so the same draws; only the order of summing differs.
+    assert drawn_by_weight == pytest.approx(drawn_by_index, rel=1e-12)
+    assert drawn_by_index.mean(axis=0) == pytest.approx(columns.sum(axis=1), rel=0.01)
+    assert drawn_by_index.std(axis=0) == pytest.approx(columns.std(axis=1) * math.sqrt(60), rel=0.05)
+
+
+def test_resample_ratio_p_value_agrees_with_the_interval_that_just_reaches_the_threshold() -> None:
+    nats, num_bytes = _skewed_documents(seed=3, num_documents=40)
+    bootstrap = resample_ratio(nats, num_bytes, num_resamples=20_000, seed=1)
+    for confidence in (0.8, 0.9, 0.98):
+        interval = bootstrap.estimate(confidence).interval
+        assert interval is not None
+        assert bootstrap.p_value_below(interval.high) == pytest.approx((1 - confidence) / 2, abs=0.001)
+        assert bootstrap.p_value_below(interval.low) == pytest.approx((1 + confidence) / 2, abs=0.001)
+
+
+def test_resample_ratio_p_value_never_claims_more_than_the_resamples_show() -> None:
+    bootstrap = resample_ratio([0.4, 0.5, 0.6, 0.7], [1.0] * 4, num_resamples=999, seed=0)
+    assert bootstrap.p_value_below(100.0) == pytest.approx(1 / 1000, rel=0.2)
+    assert bootstrap.p_value_below(100.0) >= 1 / 1000
+    assert bootstrap.p_value_below(-100.0) == pytest.approx(1.0, abs=0.01)
+
+
+def test_resample_ratio_zero_denominators_are_allowed_until_a_draw_can_be_all_zero() -> None:
+    generator = np.random.default_rng(1)
+    bottom = (generator.random(200) < 0.7).astype(float)
+    assert resample_ratio(bottom * 0.5, bottom, num_resamples=100, seed=0).estimate(0.9).interval is not None
+    assert resample_ratio([1.0, 1.0], [1.0, 0.0], num_resamples=100, seed=0).estimate(0.9).interval is None
+    with pytest.raises(MeasurementError, match="not all zero"):
+        resample_ratio([1.0, 1.0], [0.0, 0.0], num_resamples=100, seed=0)
 
 
 @pytest.mark.parametrize("module", ["statistics", "quality.protocol"])
