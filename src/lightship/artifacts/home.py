@@ -41,3 +41,13 @@ def hub_cache(home: Path) -> Path:
 def digest_cache_path(home: Path) -> Path:
     """File that remembers digests of files outside the store."""
     return home / "digests.json"
+
+
+def evaluations_folder(home: Path) -> Path:
+    """Folder of the task runs that were kept."""
+    return home / "evaluations"
+
+
+def journal_folder(home: Path) -> Path:
+    """Folder of task runs under way."""
+    return home / "journals"

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightship.artifacts.home import evaluations_folder
 from lightship.artifacts.machine import Machine
+from lightship.cli.kept_evaluations import KeptEvaluations, compare_with_reference
 from lightship.cli.measure import Measurer
 from lightship.cli.prepare import BuiltVariants, Surroundings
 from lightship.cli.resources import resource_figures
 from lightship.evaluation.candidates import CandidateSet, build_candidates
+from lightship.evaluation.comparison import TaskComparison
 from lightship.evaluation.frontier import DEFAULT_AXES, Axis, pareto_frontier
 from lightship.evaluation.ladder import Ladder, choose_ladder
 from lightship.evaluation.report.data import ReportData, ReportHeader, report_data, report_json
@@ -58,14 +61,38 @@ def assess(spec: Spec, built: BuiltVariants, measurer: Measurer, machine: Machin
         concurrency=concurrency,
         slo_ttft_ms=spec.slo.ttft_ms,
         slo_tpot_ms=spec.slo.tpot_ms,
+        slo_attainment=spec.slo.attainment,
+        resource_notes=resources.notes,
     )
     frontier = pareto_frontier(
         candidates.candidates, (*DEFAULT_AXES, Axis.COST) if spec.cost.has_price else DEFAULT_AXES
     )
     data = report_data(
-        header, manifests=manifests, measurements=figures, candidates=candidates, frontier=frontier, ladder=ladder
+        header,
+        manifests=manifests,
+        measurements=figures,
+        candidates=candidates,
+        frontier=frontier,
+        ladder=ladder,
+        comparisons=_task_comparisons(built, measurer, machine, around),
     )
     return Assessment(candidates, ladder, data, resources.notes)
+
+
+def _task_comparisons(
+    built: BuiltVariants, measurer: Measurer, machine: Machine, around: Surroundings
+) -> tuple[TaskComparison, ...]:
+    """Of the task runs that `lightship evaluate` kept for these variants on their targets."""
+    kept = KeptEvaluations(evaluations_folder(around.home), machine.fingerprint)
+    names = {
+        variant.manifest.digest: f"{variant.manifest.name}@{measurer.target(variant).engine}"
+        for variant in built.variants
+    }
+    runs = {
+        names[variant.manifest.digest]: kept.runs(variant.manifest.digest, measurer.target(variant))
+        for variant in built.variants
+    }
+    return compare_with_reference(runs, reference=names[built.reference.manifest.digest])
 
 
 def write_report(assessment: Assessment, spec: Spec, around: Surroundings) -> Path:

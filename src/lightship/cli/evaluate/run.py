@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from lightship.artifacts.home import hub_cache
+from lightship.artifacts.home import evaluations_folder, hub_cache, journal_folder
 from lightship.artifacts.machine import this_machine
 from lightship.artifacts.sources.hub import fetch_dataset_file
 from lightship.cli.evaluate.opened import SubjectOpener, build_named
@@ -22,6 +22,7 @@ from lightship.cli.evaluate.plan import Wanted, plan_evaluation
 from lightship.cli.evaluate.session import EvaluationPlan, EvaluationSession, Findings, write_findings
 from lightship.cli.evaluate.subjects import RecordSubject, Subject, VariantSubject, parse_subject
 from lightship.cli.evaluate.tables import print_evaluation
+from lightship.cli.kept_evaluations import KeptEvaluations
 from lightship.cli.load_spec import load_spec
 from lightship.cli.prepare import Surroundings, surroundings
 from lightship.errors import UsageError
@@ -84,10 +85,14 @@ def run_evaluate(args: argparse.Namespace) -> int:
         opener,
         machine=this_machine(),
         around=around,
-        journals=around.home / "journals",
+        journals=journal_folder(around.home),
         is_fresh=args.fresh,
     )
     ours, theirs = asyncio.run(session.evaluate(candidate, baseline))
+    kept = KeptEvaluations(evaluations_folder(around.home), this_machine().fingerprint)
+    for findings in (ours, theirs):
+        if findings is not None:
+            kept.add(findings.record)
     outcome = _judged(ours, theirs, gates)
     _write_files(args, outcome)
     _print(args, outcome)

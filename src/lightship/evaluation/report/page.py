@@ -11,15 +11,21 @@ from importlib.resources import files
 from string import Template
 
 from lightship.evaluation.ladder import percent
-from lightship.evaluation.report.data import ReportData, RungEntry, VariantEntry
-from lightship.evaluation.report.plot import Axes, Point, render_scatter
+from lightship.evaluation.report.data import GateEntry, ReportData, RungEntry, VariantEntry
+from lightship.evaluation.report.frontier_section import frontier_section
+from lightship.evaluation.report.layout import section
+from lightship.evaluation.report.load_section import load_section
+from lightship.evaluation.report.resource_section import resource_section
 from lightship.evaluation.report.tables import protocol_table, quality_table, rejected_table, speed_tables
+from lightship.evaluation.report.task_section import task_section
 from lightship.evaluation.report.wording import data_element, three_digits, utc_time
-from lightship.ports.measurements import Interval, Metric
-from lightship.units import format_bytes
 
-# Pixels: the widths the page has room for on a desktop and on a phone.
-_WIDE, _NARROW = (1030, 440), (350, 340)
+# Colour class and sign of the verdicts that are known; another one is shown as it is.
+_VERDICTS = {
+    **dict.fromkeys(("pass", "passed", "better", "equivalent", "non-inferior"), ("good", "✓ ")),
+    **dict.fromkeys(("fail", "failed", "worse"), ("bad", "✗ ")),
+    **dict.fromkeys(("undecided", "inconclusive", "unknown", "skipped"), ("open", "? ")),
+}
 
 _TERMS = (
     ("Quality kept", "The variant's quality as a share of the reference's, measured on the same text, item by item."),
@@ -34,7 +40,13 @@ _TERMS = (
      "second of that window; prompts are processed in the same time."),
     ("Interval", "Confidence interval: Wilson for shares, batch means for rates, order statistics for medians; quality "
      "as its protocol says."),
-    ("Frontier", "Variants that no other beats on quality, goodput, memory and size together."),
+    ("Closed loop, open loop", "In a closed loop each client sends its next request when the last is answered, so a "
+     "slow server is asked less. In an open loop requests leave on a schedule whatever happens, as they do in the "
+     "world."),
+    ("Flip", "A task's item that the candidate scores differently than the reference. Few flips with no difference are "
+     "better news than many that cancel out."),
+    ("Frontier", "Variants that no other beats on quality, goodput, memory, size, and cost where a price is given, "
+     "together."),
     ("Ladder, rung", "The order in which a deployment steps down under load: each rung is measurably faster than the "
      "one above and stays above the quality floor."),
 )  # fmt: skip
@@ -49,10 +61,14 @@ def render_report(data: ReportData) -> str:
         [
             _head(data),
             _ladder(data),
-            _plots(data),
-            _details(data),
+            _gates(data),
+            frontier_section(data),
+            _quality(data),
+            task_section(data),
+            load_section(data),
             _speed(data),
-            _rejected(data),
+            resource_section(data),
+            section("Off the ladder", rejected_table(data)),
             _method(data),
             _terms(),
         ]
@@ -80,7 +96,7 @@ def _time_span(data: ReportData) -> str:
 def _tiles(data: ReportData) -> str:
     first, last = data.rungs[0], data.rungs[-1]
     num_rungs = len(data.rungs)
-    slo = f"{data.header.slo_ttft_ms:g} ms / {data.header.slo_tpot_ms:g} ms"
+    slo = f"{data.header.slo_ttft_ms:g} / {data.header.slo_tpot_ms:g} ms"
     tiles = [("Ladder", f"{num_rungs} {'rung' if num_rungs == 1 else 'rungs'}", f"top rung {first.name}")]
     if num_rungs > 1 and first.speed > 0:
         note = f"{data.speed_basis} of {last.name} over {first.name}"
@@ -124,113 +140,30 @@ def _rung(rung: RungEntry, data: ReportData, *, fastest: float) -> str:
     )
 
 
+def _gates(data: ReportData) -> str:
+    if not data.gates:
+        return ""
+    return section("Gates", f'<ul class="gates">{"".join(_gate(one) for one in data.gates)}</ul>')
+
+
+def _gate(gate: GateEntry) -> str:
+    kind, sign = _VERDICTS.get(gate.verdict.lower(), ("", ""))
+    return (
+        f'<li><span class="tag {kind}">{sign}{escape(gate.verdict)}</span>'
+        f"<div><strong>{escape(gate.name)}</strong><p>{escape(gate.sentence)}</p></div></li>"
+    )
+
+
 def _track(share: float) -> str:
     return f'<span class="track" aria-hidden="true"><i style="width:{share * 100:.1f}%"></i></span>'
 
 
-def _plots(data: ReportData) -> str:
-    entries = [entry for entry in data.variants if entry.candidate]
-    basis = f"{data.speed_basis.capitalize()} at {data.header.concurrency} concurrent requests, {data.speed_unit}"
-    floor = (data.quality_floor, f"floor {percent(data.quality_floor)}")
-    speed_axes = Axes(
-        title="Quality against speed",
-        x_title=f"{basis} →",
-        y_title="Quality kept →",
-        x_format=_tick,
-        y_format=percent,
-        is_more_x_better=True,
-        y_rule=floor,
+def _quality(data: ReportData) -> str:
+    note = (
+        f"Small figures are {_levels(data)} confidence intervals. Quality is measured on the serving engine itself, on "
+        "text the variants were not calibrated with."
     )
-    has_memory = all(entry.candidate and entry.candidate.memory_bytes is not None for entry in entries)
-    resource = "Memory (peak RSS), MiB" if has_memory else "Size on disk, MiB"
-    size_axes = Axes(
-        title=f"Quality against {'memory' if has_memory else 'size'}",
-        x_title=f"← {resource}",
-        y_title="Quality kept →",
-        x_format=_tick,
-        y_format=percent,
-        is_more_x_better=False,
-        y_rule=floor,
-    )
-    speed_points = [_speed_point(entry, data) for entry in entries]
-    size_points = [_size_point(entry, data, has_memory=has_memory) for entry in entries]
-    return "".join(
-        f'<section class="figure"><h2>{axes.title}</h2>{_legend()}{_both_widths(points, axes)}</section>'
-        for points, axes in ((speed_points, speed_axes), (size_points, size_axes))
-    )
-
-
-def _both_widths(points: list[Point], axes: Axes) -> str:
-    return "".join(
-        render_scatter(points, axes, width=width, height=height).replace('class="plot"', f'class="plot {kind}"', 1)
-        for kind, (width, height) in (("wide", _WIDE), ("narrow", _NARROW))
-    )
-
-
-def _legend() -> str:
-    marks = (
-        ('<circle class="rung" cx="12" cy="8" r="7"/>', "rung, numbered from the top"),
-        ('<circle class="kept" cx="12" cy="8" r="5"/>', "on the frontier, not a rung"),
-        ('<circle class="beaten" cx="12" cy="8" r="5"/>', "beaten by another variant"),
-        ('<path class="frontier" d="M1 12H12V4H23"/>', "best of these two axes"),
-        ('<path class="bar" d="M2 8H22M2 4v8M22 4v8"/>', "confidence interval"),
-    )
-    items = "".join(
-        f'<li><svg viewBox="0 0 24 16" aria-hidden="true">{mark}</svg>{words}</li>' for mark, words in marks
-    )
-    return f'<ul class="legend">{items}</ul>'
-
-
-def _speed_point(entry: VariantEntry, data: ReportData) -> Point:
-    candidate = entry.candidate
-    assert candidate is not None
-    is_goodput = data.speed_unit == "requests/s"
-    speed = candidate.goodput_requests_per_s if is_goodput else candidate.tokens_per_s
-    interval = candidate.goodput_interval if is_goodput else candidate.tokens_interval
-    words = f"{three_digits(speed)} {data.speed_unit}"
-    return _point(entry, data, x=speed, x_range=_range(interval, scale=1.0), words=words)
-
-
-def _size_point(entry: VariantEntry, data: ReportData, *, has_memory: bool) -> Point:
-    memory = entry.figure(Metric.PEAK_RSS_BYTES) if has_memory else None
-    num_bytes = memory.value if memory else float(entry.size_bytes)
-    interval = _range(memory.interval, scale=2**-20) if memory else None
-    return _point(entry, data, x=num_bytes / 2**20, x_range=interval, words=format_bytes(num_bytes))
-
-
-def _point(
-    entry: VariantEntry, data: ReportData, *, x: float, x_range: tuple[float, float] | None, words: str
-) -> Point:
-    candidate = entry.candidate
-    assert candidate is not None
-    place = f"rung {entry.rung}, " if entry.rung else ""
-    has_one_engine = len({other.target.engine for other in data.variants}) == 1
-    return Point(
-        label=entry.name.removesuffix(f"@{entry.target.engine}") if has_one_engine else entry.name,
-        x=x,
-        y=candidate.quality_recovery,
-        x_range=x_range,
-        y_range=_range(candidate.quality_interval, scale=1.0),
-        rung=entry.rung,
-        is_on_frontier=entry.is_on_frontier,
-        hover=f"{entry.name}: {place}quality {percent(candidate.quality_recovery)}, {words}",
-    )
-
-
-def _range(interval: Interval | None, *, scale: float) -> tuple[float, float] | None:
-    return (interval.low * scale, interval.high * scale) if interval else None
-
-
-def _tick(value: float) -> str:
-    return f"{value:,g}"
-
-
-def _details(data: ReportData) -> str:
-    return (
-        "<section><h2>Quality, size and memory</h2>"
-        f'<p class="note">Small figures are {_levels(data)} confidence intervals. Quality is measured on the serving '
-        f"engine itself, on text the variants were not calibrated with.</p>{quality_table(data)}</section>"
-    )
+    return section("Quality, size and memory", quality_table(data), note=note)
 
 
 def _levels(data: ReportData) -> str:
@@ -239,15 +172,12 @@ def _levels(data: ReportData) -> str:
 
 
 def _speed(data: ReportData) -> str:
-    return (
-        "<section><h2>Speed under load</h2>"
-        '<p class="note">Measured over HTTP on the worker that serves the variant. Latencies are medians with their '
-        f"intervals; tails beside them.</p>{speed_tables(data)}</section>"
+    note = (
+        "Measured over HTTP on the worker that serves the variant, in a closed loop: as many clients as the title "
+        "says, each sending its next request when the last is answered. Latencies are medians with their intervals; "
+        "tails beside them."
     )
-
-
-def _rejected(data: ReportData) -> str:
-    return f"<section><h2>Off the ladder</h2>{rejected_table(data)}</section>"
+    return section("Speed under load", speed_tables(data), note=note)
 
 
 def _method(data: ReportData) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 
 from lightship.evaluation.report.data import ReportData, VariantEntry
+from lightship.evaluation.report.layout import VARIANT_HEAD, column_head, folded, row_start, table
 from lightship.evaluation.report.wording import ABSENT, data_element, figure_cell, three_digits
 from lightship.ports.measurements import Measurement, Metric
 from lightship.units import format_bytes
@@ -34,13 +34,13 @@ def quality_table(data: ReportData) -> str:
     """Quality, size, memory and start-up of every variant."""
     columns = [*_QUALITY_COLUMNS, *_RESOURCE_COLUMNS]
     titles = [("Size", "on disk"), *((title, unit) for _, title, unit in columns)]
-    head = "".join(f'<th scope="col">{title}<small>{unit}</small></th>' for title, unit in titles)
+    head = "".join(column_head(title, unit) for title, unit in titles)
     rows = []
     for entry in data.variants:
         size = data_element(entry.size_bytes, format_bytes(entry.size_bytes))
         cells = "".join(f"<td>{_quality_cell(entry, metric)}</td>" for metric, _, _ in columns)
-        rows.append(f"{_row_start(entry)}<td>{size}</td>{cells}</tr>")
-    return _table("Quality, size and memory of every variant", f"{_name_head()}{head}", rows)
+        rows.append(f"{row_start(entry)}<td>{size}</td>{cells}</tr>")
+    return table("Quality, size and memory of every variant", f"{VARIANT_HEAD}{head}", rows)
 
 
 def _quality_cell(entry: VariantEntry, metric: Metric) -> str:
@@ -50,27 +50,46 @@ def _quality_cell(entry: VariantEntry, metric: Metric) -> str:
 
 
 def speed_tables(data: ReportData) -> str:
-    """One table of speed figures for each concurrency."""
+    """A table of speed figures for each concurrency and one for the offered rates; only the deciding one is open."""
     parts = []
     for users in data.concurrencies:
-        mark = " · the ladder is chosen here" if users == data.header.concurrency else ""
-        noun = "request" if users == 1 else "requests"
-        head = "".join(f'<th scope="col">{title}<small>{unit}</small></th>' for _, title, unit in _SPEED_ROWS)
-        tails = "".join(
-            f'<th scope="col">{title}<small>p95 · p99, ms</small></th>' for title in ("TTFT tail", "TPOT tail")
-        )
+        is_target = users == data.header.concurrency
+        mark = " · the ladder is chosen here" if is_target else ""
+        title = f"{users} concurrent {'request' if users == 1 else 'requests'}"
         rows = [
-            _row_start(entry)
-            + "".join(f"<td>{figure_cell(entry.figure(metric, users))}</td>" for metric, _, _ in _SPEED_ROWS)
-            + "".join(f"<td>{_tail_cell(entry.figure(one, users))}</td>" for one in (Metric.TTFT_MS, Metric.TPOT_MS))
-            + f"<td>{_count_cell(entry.figure(Metric.SLO_ATTAINMENT, users))}</td></tr>"
+            row_start(entry) + _speed_cells({metric: entry.figure(metric, users) for metric, _, _ in _SPEED_ROWS})
             for entry in data.variants
         ]
-        title = f"{users} concurrent {noun}"
-        count_head = '<th scope="col">Requests<small>n · errors</small></th>'
-        parts.append(f"<h3>{title}{mark}</h3>")
-        parts.append(_table(f"Speed at {title}", f"{_name_head()}{head}{tails}{count_head}", rows))
+        body = table(f"Speed at {title}", f"{VARIANT_HEAD}{_speed_head()}", rows)
+        parts.append(folded(f"{title}{mark}", body, is_open=is_target or len(data.concurrencies) == 1))
+    if any(entry.open_loop for entry in data.variants):
+        parts.append(folded("Open loop, by offered rate", _open_loop_table(data), is_open=False))
     return "".join(parts)
+
+
+def _open_loop_table(data: ReportData) -> str:
+    rows = [
+        f"{row_start(entry)}<td>{data_element(rate, three_digits(rate))}</td>"
+        + _speed_cells({metric: load.figure(metric) for metric, _, _ in _SPEED_ROWS})
+        for entry in data.variants
+        for load in entry.open_loop
+        for rate in (load.offered_requests_per_s,)
+    ]
+    head = f"{VARIANT_HEAD}{column_head('Offered', 'requests/s')}{_speed_head()}"
+    return table("Speed by offered rate", head, rows)
+
+
+def _speed_head() -> str:
+    titles = [(title, unit) for _, title, unit in _SPEED_ROWS]
+    titles += [("TTFT tail", "p95 · p99, ms"), ("TPOT tail", "p95 · p99, ms"), ("Requests", "n · errors")]
+    return "".join(column_head(title, unit) for title, unit in titles)
+
+
+def _speed_cells(figures: dict[Metric, Measurement | None]) -> str:
+    cells = [figure_cell(figures[metric]) for metric, _, _ in _SPEED_ROWS]
+    cells += [_tail_cell(figures[metric]) for metric in (Metric.TTFT_MS, Metric.TPOT_MS)]
+    cells.append(_count_cell(figures[Metric.SLO_ATTAINMENT]))
+    return "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def _tail_cell(one: Measurement | None) -> str:
@@ -95,7 +114,7 @@ def rejected_table(data: ReportData) -> str:
         f'<tr><th scope="row">{escape(one.name)}</th><td class="words">{escape(one.reason)}</td></tr>'
         for one in data.rejected
     ]
-    return _table("Variants off the ladder", f'{_name_head()}<th scope="col" class="start">Why not</th>', rows)
+    return table("Variants off the ladder", f'{VARIANT_HEAD}<th scope="col" class="start">Why not</th>', rows)
 
 
 def protocol_table(data: ReportData) -> str:
@@ -113,24 +132,4 @@ def protocol_table(data: ReportData) -> str:
         '<th scope="col" class="start">Protocol</th><th scope="col" class="start">Gives</th>'
         '<th scope="col">Items<small>n per figure</small></th>'
     )
-    return _table("Measurement protocols", head, rows)
-
-
-def _name_head() -> str:
-    return '<th scope="col" class="start">Variant</th>'
-
-
-def _row_start(entry: VariantEntry) -> str:
-    place = f"rung {entry.rung}" if entry.rung else "on the frontier" if entry.is_on_frontier else ""
-    words = [place, "reference" if entry.candidate and entry.candidate.is_reference else ""]
-    note = " · ".join(word for word in words if word)
-    small = f"<small>{note}</small>" if note else ""
-    kind = ' class="is-rung"' if entry.rung else ""
-    return f'<tr{kind}><th scope="row">{escape(entry.name)}{small}</th>'
-
-
-def _table(label: str, head: str, rows: Sequence[str]) -> str:
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    return table("Measurement protocols", head, rows)

@@ -31,6 +31,10 @@ from lightship.ports.measurements import Interval
 # bound at 95 % is missed by 21 % of simulated runs with 2 that differ, 12 % with 6, 8 % with 16, 6 % with 40. Of none
 # that differ it has no width at all. Source: benchmarks/interval_coverage.py, "bare bootstrap".
 MIN_DIFFERING_CLUSTERS = 20
+# Likeness, within a cluster, of whether items differ (intracluster correlation) that is assumed at least where too few
+# differ to estimate it. Flips of a compressed variant are nearly independent; a tenth keeps a wrong pass under the 5 %
+# asked for up to a true correlation of 0.2. Source: benchmarks/interval_coverage.py, "few flips".
+MIN_INTRACLUSTER_CORRELATION = 0.1
 # Sums of scores that differ by less are equal: no score has as many digits.
 _ROUNDING = 1e-9
 
@@ -65,10 +69,12 @@ def mcnemar_exact(num_lost: int, num_gained: int) -> McNemar:
     return McNemar(min(1.0, 2 * smaller), binomial_upper_tail(num_lost, num_differing, 0.5))
 
 
-def tango_interval(num_lost: int, num_gained: int, num_items: int, *, confidence: float) -> Interval:
+def tango_interval(num_lost: float, num_gained: float, num_items: float, *, confidence: float) -> Interval:
     """Score interval of the difference of two paired shares; keeps its width when nothing differs.
 
-    The bounds are the differences at which `tango_score` is -z and z.
+    The bounds are the differences at which `tango_score` is -z and z. Counts need not be whole: those of a clustered
+    sample are divided by its design effect (Rao and Scott, "A simple method for the analysis of clustered binary data",
+    Biometrics 48, 1992).
 
     Raises: MeasurementError: no items, negative counts, or more that differ than there are items.
     Source: Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
@@ -82,7 +88,7 @@ def tango_interval(num_lost: int, num_gained: int, num_items: int, *, confidence
     return Interval(low=low, high=high, level=confidence)
 
 
-def tango_score(num_lost: int, num_gained: int, num_items: int, *, difference: float) -> float:
+def tango_score(num_lost: float, num_gained: float, num_items: float, *, difference: float) -> float:
     """Standardised distance of the observed difference from a supposed one: N(0, 1) when that is the truth.
 
         score = (gained - lost - n d) / sqrt(n (2 q + d (1 - d)))
@@ -105,12 +111,12 @@ def tango_score(num_lost: int, num_gained: int, num_items: int, *, difference: f
     return math.copysign(math.inf, excess) if excess else 0.0
 
 
-def tango_p_value_below(num_lost: int, num_gained: int, num_items: int, *, difference: float) -> float:
+def tango_p_value_below(num_lost: float, num_gained: float, num_items: float, *, difference: float) -> float:
     """One-sided p-value of the claim that the true difference is below `difference`; see `tango_score`."""
     return NormalDist().cdf(tango_score(num_lost, num_gained, num_items, difference=difference))
 
 
-def _tango_upper_bound(num_lost: int, num_gained: int, num_items: int, z: float) -> float:
+def _tango_upper_bound(num_lost: float, num_gained: float, num_items: float, z: float) -> float:
     """The difference at which the score falls to -z, to the last digit."""
     low, high = (num_gained - num_lost) / num_items, 1.0
     while low < (middle := low + (high - low) / 2) < high:
@@ -120,7 +126,7 @@ def _tango_upper_bound(num_lost: int, num_gained: int, num_items: int, z: float)
     return high
 
 
-def _tango_variance(num_lost: int, num_gained: int, num_items: int, difference: float) -> float:
+def _tango_variance(num_lost: float, num_gained: float, num_items: float, difference: float) -> float:
     """Variance of gained - lost, in items, under a supposed difference."""
     if difference < 0:  # mirrored, so that the root below is a sum of terms of one sign
         return _tango_variance(num_gained, num_lost, num_items, -difference)
@@ -131,8 +137,8 @@ def _tango_variance(num_lost: int, num_gained: int, num_items: int, difference: 
     return num_items * (2 * share_lost + difference * (1 - difference))
 
 
-def _check_counts(num_lost: int, num_gained: int, num_items: int) -> None:
-    require(num_items >= 1, "a comparison needs at least one item")
+def _check_counts(num_lost: float, num_gained: float, num_items: float) -> None:
+    require(num_items > 0, "a comparison needs at least one item")
     counts = f"{num_lost} lost and {num_gained} gained of {num_items} items"
     require(num_lost >= 0 and num_gained >= 0 and num_lost + num_gained <= num_items, counts)
 
@@ -142,28 +148,46 @@ class PairedBootstrap:
     """Two runs on the same items, resampled over clusters; `paired_bootstrap` makes it.
 
     `columns` are sums over each cluster: the candidate's scores, the reference's, and items; `sums` are those of each
-    resample. With fewer than `MIN_DIFFERING_CLUSTERS` that differ, intervals of what compares the two are drawn out to
-    that of `tango_interval` over clusters, each counted as wholly lost or gained: too wide rather than too narrow.
-    Intervals are None for a single cluster.
+    resample; `flips` are items lost and gained in each cluster, however much. With fewer than `MIN_DIFFERING_CLUSTERS`
+    that differ, intervals of what compares the two are drawn out to `tango_interval` of the *effective* counts, each
+    item that differs counted as wholly lost or gained. Intervals are None for a single cluster.
 
-    Shapes: columns (3, clusters), sums (resamples, 3).
+    Shapes: columns (3, clusters), sums (resamples, 3), flips (2, clusters).
     """
 
     columns: NDArray[np.float64]
     sums: NDArray[np.float64]
+    flips: NDArray[np.float64]
 
     @property
-    def counts(self) -> tuple[int, int, int]:
-        """Clusters on which the candidate scores less, those on which it scores more, and all clusters."""
-        difference = self.columns[0] - self.columns[1]
-        num_worse, num_better = int((difference < -_ROUNDING).sum()), int((difference > _ROUNDING).sum())
-        return num_worse, num_better, len(difference)
+    def effective_counts(self) -> tuple[float, float, float]:
+        """Items lost, items gained and all items, divided by the design effect of the clusters.
+
+            design effect = 1 + (k - 1) * icc,  k = sum(cluster size^2) / sum(cluster size)
+
+        where the intracluster correlation icc is that of gained minus lost items, from the ratio of its variance
+        between clusters to that of independent items, and at least `MIN_INTRACLUSTER_CORRELATION`.
+
+        Source: Kish, "Survey Sampling" (1965), 5.4 and 8.2; Rao and Scott, see `tango_interval`.
+        """
+        sizes = self.columns[2]
+        num_items = float(sizes.sum())
+        num_lost, num_gained = (float(count) for count in self.flips.sum(axis=1))
+        typical_size = float((sizes**2).sum()) / num_items
+        net = self.flips[1] - self.flips[0]
+        mean = (num_gained - num_lost) / num_items
+        if_independent = num_lost + num_gained - num_items * mean**2
+        ratio = float(((net - mean * sizes) ** 2).sum()) / if_independent if if_independent > 0 else 1.0
+        correlation = (ratio - 1) / (typical_size - 1) if typical_size > 1 else 0.0
+        correlation = min(1.0, max(MIN_INTRACLUSTER_CORRELATION, correlation))
+        effect = 1 + (typical_size - 1) * correlation
+        return num_lost / effect, num_gained / effect, num_items / effect
 
     @property
     def is_sparse(self) -> bool:
         """Whether too few clusters differ for a bootstrap alone."""
-        num_worse, num_better, _ = self.counts
-        return num_worse + num_better < MIN_DIFFERING_CLUSTERS
+        differences = np.abs(self.columns[0] - self.columns[1])
+        return int((differences > _ROUNDING).sum()) < MIN_DIFFERING_CLUSTERS
 
     @property
     def has_single_items(self) -> bool:
@@ -175,13 +199,17 @@ class PairedBootstrap:
         estimate = self._difference().estimate(confidence)
         if estimate.interval is None or not self.is_sparse:
             return estimate
-        interval = _hull(estimate.interval, tango_interval(*self.counts, confidence=confidence))
+        interval = _hull(estimate.interval, tango_interval(*self.effective_counts, confidence=confidence))
         return replace(estimate, interval=interval)
 
     def p_value_below(self, difference: float) -> float:
         """One-sided p-value of the claim that the difference is below `difference`; agrees with its interval."""
         p_value = self._difference().p_value_below(difference)
-        return max(p_value, tango_p_value_below(*self.counts, difference=difference)) if self.is_sparse else p_value
+        return (
+            max(p_value, tango_p_value_below(*self.effective_counts, difference=difference))
+            if self.is_sparse
+            else p_value
+        )
 
     def recovery(self, confidence: float) -> Estimate | None:
         """Share of the reference's mean score that the candidate keeps; None where the reference scores nothing.
@@ -236,7 +264,11 @@ def paired_bootstrap(
     places = {cluster: place for place, cluster in enumerate(dict.fromkeys(clusters))}
     rows = [places[cluster] for cluster in clusters]
     columns = np.array([np.bincount(rows, weights=column) for column in by_item], dtype=np.float64)
-    return PairedBootstrap(columns, resample_sums(columns, num_resamples=num_resamples, seed=seed))
+    difference = by_item[0] - by_item[1]
+    flips = np.array(
+        [np.bincount(rows, weights=differs) for differs in (difference < -_ROUNDING, difference > _ROUNDING)]
+    )
+    return PairedBootstrap(columns, resample_sums(columns, num_resamples=num_resamples, seed=seed), flips)
 
 
 def paired_difference(

@@ -331,3 +331,27 @@ def test_non_inferiority_looks_at_the_bounds_only(low: float, high: float, verdi
 def test_non_inferiority_a_margin_of_nothing_is_refused() -> None:
     with pytest.raises(MeasurementError, match="above 0"):
         non_inferiority(Interval(-0.1, 0.1, 0.9), 0.0)
+
+
+def test_paired_bootstrap_effective_counts_by_hand() -> None:
+    """Two clusters of 2 and one of 4; k = (4 + 4 + 16) / 8 = 3. Lost: both items of the first, one of the last.
+
+    Net -2, 0, -1, mean -3/8 per item; between clusters (-1.25)^2 + 0.75^2 + 0.5^2 = 2.375; as if independent
+    3 - 9/8 = 1.875. So icc = (2.375 / 1.875 - 1) / 2 = 0.1333 and the design effect 1 + 2 * 0.1333 = 1.2667.
+    """
+    candidate, reference = [0, 0, 1, 1, 1, 1, 0, 1], [1] * 8
+    bootstrap = paired_bootstrap(candidate, reference, list("aabbcccc"), num_resamples=100, seed=0)
+    assert bootstrap.effective_counts == pytest.approx((3 / 1.26667, 0.0, 8 / 1.26667), rel=1e-5)
+
+
+def test_paired_bootstrap_scattered_flips_are_assumed_to_be_a_little_alike() -> None:
+    """One item of each of two clusters of five lost: no more alike than chance, so a tenth: 1 + 4 * 0.1 = 1.4."""
+    candidate = [0, 1, 1, 1, 1] * 2 + [1] * 40
+    clusters = [place // 5 for place in range(50)]
+    bootstrap = paired_bootstrap(candidate, [1] * 50, clusters, num_resamples=100, seed=0)
+    assert bootstrap.effective_counts == pytest.approx((2 / 1.4, 0.0, 50 / 1.4))
+
+
+def test_paired_bootstrap_items_alone_count_whole() -> None:
+    bootstrap = paired_bootstrap([0, 1, 1, 0.5], [1, 1, 0, 1], [1, 2, 3, 4], num_resamples=100, seed=0)
+    assert bootstrap.effective_counts == (2.0, 1.0, 4.0)
