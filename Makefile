@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: up test test-fast lint fix goldens evidence-start bench-streaming model clean
+.PHONY: up test test-fast lint fix goldens evidence-start evidence-evaluation bench-streaming model clean
 
 up: $(VENV)/.local-ready  ## set up, then build, measure and serve the built-in model
 	@$(BIN)/lightship up
@@ -29,6 +29,9 @@ goldens: $(VENV)/.dev-ready  ## rewrite generated files (they are committed and 
 
 evidence-start: $(VENV)/.dev-ready  ## re-run every claim of the first topic in docs/evidence.md
 	$(BIN)/python benchmarks/evidence_start.py
+
+evidence-evaluation: $(VENV)/.dev-ready  ## re-run every claim of the topic evaluation in docs/evidence.md
+	$(BIN)/python benchmarks/evidence_evaluation.py
 
 bench-streaming: $(VENV)/.dev-ready  ## worker + gateway against the bare pipeline
 	$(BIN)/python benchmarks/streaming_overhead.py

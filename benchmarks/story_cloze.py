@@ -71,7 +71,11 @@ def write_task(tales: Path, out: Path, *, num_items: int, seed: int) -> Path:
     with opener(tales, "rt", encoding="utf-8") as lines:
         records = [json.loads(line) for line in lines]
     texts = [(f"{record.get('title', '')} / {record.get('chapter', '')}", record["text"]) for record in records]
-    items = make_items(texts, num_items=num_items, seed=seed)
+    return write_items(make_items(texts, num_items=num_items, seed=seed), out)
+
+
+def write_items(items: list[dict[str, object]], out: Path) -> Path:
+    """Effects: writes task file and items; the task file's path."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "next-sentence.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     path = out / "next-sentence.yaml"
