@@ -8,6 +8,7 @@ from pathlib import Path
 from lightship.artifacts.home import evaluations_folder
 from lightship.artifacts.machine import Machine
 from lightship.cli.kept_evaluations import KeptEvaluations, compare_with_reference
+from lightship.cli.load_history import latest_workload
 from lightship.cli.measure import Measurer
 from lightship.cli.prepare import BuiltVariants, Surroundings
 from lightship.cli.resources import resource_figures
@@ -15,6 +16,7 @@ from lightship.evaluation.candidates import CandidateSet, build_candidates
 from lightship.evaluation.comparison import TaskComparison
 from lightship.evaluation.frontier import DEFAULT_AXES, Axis, pareto_frontier
 from lightship.evaluation.ladder import Ladder, choose_ladder
+from lightship.evaluation.performance.records import Slo
 from lightship.evaluation.report.data import ReportData, ReportHeader, report_data, report_json
 from lightship.evaluation.report.page import render_report
 from lightship.spec.document import Spec
@@ -37,6 +39,10 @@ def assess(spec: Spec, built: BuiltVariants, measurer: Measurer, machine: Machin
     """
     manifests = [variant.manifest for variant in built.variants]
     figures = [m for variant in built.variants for m in measurer.known(variant)]
+    figures += latest_workload(
+        (m for variant in built.variants for m in measurer.on_this_machine(variant)),
+        Slo(ttft_ms=spec.slo.ttft_ms, tpot_ms=spec.slo.tpot_ms),
+    )
     # not stored: they follow from figures and spec, so that a new price needs no new measurement
     resources = resource_figures(
         spec.cost,

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from lightship import __version__
 from lightship.cli.artifact_commands import add_artifact_commands
+from lightship.cli.bench import add_bench_command
 from lightship.cli.evaluate.command import add_evaluate_command
 from lightship.cli.measurement_commands import add_measurement_commands
 from lightship.cli.model_commands import add_model_commands
@@ -33,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="topic", required=True, metavar="COMMAND")
     add_model_commands(subparsers)
     add_evaluate_command(subparsers)
+    add_bench_command(subparsers)
     add_status_command(subparsers)
     add_spec_commands(subparsers)
     add_artifact_commands(subparsers)

@@ -133,17 +133,21 @@ class Measurer:
             Metric.SLO_ATTAINMENT,
             Metric.ENERGY_J_PER_OUTPUT_TOKEN,
         }  # of the same runs as the speeds
-        found = self._store.find(variant_digest=variant.manifest.digest, target=self.target(variant))
         return [
             m
-            for m in found
-            if m.machine == self._machine.fingerprint
-            and m.reference_digest in {None, self._built.reference.manifest.digest}
+            for m in self.on_this_machine(variant)
+            if m.reference_digest in {None, self._built.reference.manifest.digest}
             and (
                 (m.metric, m.concurrency, _plain(m.protocol)) in wanted
                 or (m.metric in accompanying and (m.concurrency, _plain(m.protocol)) in loads)
             )
         ]
+
+    def on_this_machine(self, variant: Variant) -> list[Measurement]:
+        """Every stored figure of the variant on its target here, whatever the protocol."""
+        return self._store.find(
+            variant_digest=variant.manifest.digest, target=self.target(variant), machine=self._machine.fingerprint
+        )
 
     def is_measured(self, variant: Variant) -> bool:
         """Whether every figure this spec needs is there."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import aiohttp
 
 from lightship.artifacts.machine import Machine
-from lightship.cli.evaluate.opened import Reachable
+from lightship.cli.open_subject import Reachable
 from lightship.cli.prepare import Surroundings
 from lightship.evaluation.endpoint import CompletionEndpoint
 from lightship.evaluation.performance.protocol import (

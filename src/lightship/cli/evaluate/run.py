@@ -17,14 +17,14 @@ from rich.console import Console
 from lightship.artifacts.home import evaluations_folder, hub_cache, journal_folder
 from lightship.artifacts.machine import this_machine
 from lightship.artifacts.sources.hub import fetch_dataset_file
-from lightship.cli.evaluate.opened import SubjectOpener, build_named
 from lightship.cli.evaluate.plan import Wanted, plan_evaluation
 from lightship.cli.evaluate.session import EvaluationPlan, EvaluationSession, Findings, write_findings
-from lightship.cli.evaluate.subjects import RecordSubject, Subject, VariantSubject, parse_subject
 from lightship.cli.evaluate.tables import print_evaluation
 from lightship.cli.kept_evaluations import KeptEvaluations
 from lightship.cli.load_spec import load_spec
+from lightship.cli.open_subject import SubjectOpener, build_named
 from lightship.cli.prepare import Surroundings, surroundings
+from lightship.cli.subjects import RecordSubject, Subject, VariantSubject, parse_subject
 from lightship.errors import UsageError
 from lightship.evaluation.comparison import TaskComparison, compare_task_runs
 from lightship.evaluation.gates.decide import judge_gates

@@ -17,9 +17,9 @@ import msgspec
 
 from lightship.artifacts.machine import Machine
 from lightship.cli.evaluate.figures import Baseline, FigureTaker
-from lightship.cli.evaluate.opened import Reachable, SubjectOpener
-from lightship.cli.evaluate.subjects import RecordSubject, Subject
+from lightship.cli.open_subject import Reachable, SubjectOpener
 from lightship.cli.prepare import Surroundings
+from lightship.cli.subjects import RecordSubject, Subject
 from lightship.errors import MeasurementError
 from lightship.evaluation import record
 from lightship.evaluation.endpoint import CompletionEndpoint

@@ -19,7 +19,7 @@ from lightship.evaluation.report.wording import format_figure, three_digits, tic
 from lightship.ports.measurements import Interval, Measurement, Metric
 
 # What adds the curves that are missing.
-BENCH_COMMAND = "lightship bench"
+BENCH_COMMAND = "lightship bench VARIANT --rate REQUESTS_PER_S"
 _LATENCIES = ((Metric.TTFT_MS, "TTFT"), (Metric.TPOT_MS, "TPOT"))
 _QUANTILES = ("p50", "p99")
 

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from lightship.artifacts.machine import Machine
-from lightship.cli.evaluate.subjects import EndpointSubject, VariantSubject
 from lightship.cli.prepare import Surroundings, build_variants, resolve_model
+from lightship.cli.subjects import EndpointSubject, VariantSubject
 from lightship.cli.variant_worker import StartedWorker, started_worker
 from lightship.cli.worker_settings import openvino_settings
 from lightship.engines.openvino.adapter import OpenVinoAdapter

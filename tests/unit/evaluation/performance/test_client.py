@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
@@ -17,6 +18,10 @@ from lightship.evaluation.performance.protocol import PerformanceProtocol, measu
 from lightship.evaluation.performance.records import ErrorKind, RequestRecord, Slo
 from lightship.ports.clock import SystemClock
 from lightship.ports.engine import HopTimeouts
+from lightship.testing.virtual_time import LoopClock, run_in_virtual_time
+
+if TYPE_CHECKING:
+    from tests.unit.evaluation.performance.conftest import SimulatedEngine
 
 LIMITS = HopTimeouts(connect_s=5, first_token_s=30, next_token_s=30, total_s=60)
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 2}}
@@ -164,33 +169,6 @@ def test_client_event_split_over_chunks_counts_at_its_end() -> None:
     assert complete_one(server.handle, clock).ttft_ms == pytest.approx(300)
 
 
-@dataclass(frozen=True)
-class Case:
-    """A broken stream and the error it must give."""
-
-    id: str
-    payload: bytes
-    error: ErrorKind
-
-
-BROKEN = [
-    Case("no_done", text_event("a") + event({"choices": [], "usage": USAGE}), ErrorKind.TRUNCATED),
-    Case("half_event", text_event("a")[:12], ErrorKind.TRUNCATED),
-    Case("no_usage", text_event("a") + b"data: [DONE]\n\n", ErrorKind.NO_USAGE),
-    Case("no_tokens", USAGE_AND_DONE, ErrorKind.NO_TOKENS),
-    Case("not_json", b"data: {oops\n\n", ErrorKind.MALFORMED),
-    Case("wrong_type", b'data: {"choices": 3}\n\n', ErrorKind.MALFORMED),
-    Case("error_event", event({"error": {"message": "worker died"}}), ErrorKind.ERROR_EVENT),
-]
-
-
-@pytest.mark.parametrize("case", BROKEN, ids=lambda case: case.id)
-def test_client_broken_stream_is_named(case: Case) -> None:
-    clock = FakeClock()
-    server = ScriptedServer(clock, [Send(0.1, case.payload)])
-    assert complete_one(server.handle, clock).error is case.error
-
-
 def test_client_connection_cut_mid_stream_is_truncated() -> None:
     clock = FakeClock()
 
@@ -332,3 +310,38 @@ class RecordingProgress:
 
     def advance(self, *, done: float, total: float | None = None, note: str | None = None) -> None:
         self.done.append(done)
+
+
+@dataclass(frozen=True)
+class TimeCase:
+    """An engine's pace, the limits, and how its answer of fifty tokens must end."""
+
+    id: str
+    prefill_s: float
+    step_s: float
+    limits: HopTimeouts
+    error: ErrorKind | None
+    ended_s: float
+    cut_off_s: float | None = None
+
+
+TIMES = [
+    TimeCase("each token in time", 0.1, 0.9, HopTimeouts(5, 1, 1, 100), None, 0.1 + 49 * 0.9),
+    TimeCase("first token too late", 1.5, 0.1, HopTimeouts(5, 1, 9, 100), ErrorKind.TIMEOUT, 1.0),
+    TimeCase("a later token too late", 0.1, 1.1, HopTimeouts(5, 1, 1, 100), ErrorKind.TIMEOUT, 1.1),
+    TimeCase("answer too long", 0.1, 0.9, HopTimeouts(5, 1, 1, 10), ErrorKind.TIMEOUT, 10.0),
+    TimeCase("run ends", 0.1, 0.9, HopTimeouts(5, 1, 1, 100), ErrorKind.CUT_OFF, 20.0, cut_off_s=20.0),
+    TimeCase("run ends after the limit", 0.1, 0.9, HopTimeouts(5, 1, 1, 10), ErrorKind.TIMEOUT, 10.0, cut_off_s=20.0),
+]
+
+
+@pytest.mark.parametrize("case", TIMES, ids=lambda case: case.id)
+def test_client_time_limits_hold_to_the_moment(case: TimeCase, simulated_engine: type[SimulatedEngine]) -> None:
+    async def main() -> RequestRecord:
+        engine = simulated_engine(prefill_s=case.prefill_s, step_s=case.step_s)
+        client = LoadClient(engine, "m", clock=LoopClock(), limits=case.limits, has_fixed_length=True)
+        return await client.complete("x", max_tokens=50, cut_off_s=case.cut_off_s)
+
+    record = run_in_virtual_time(main())
+    assert record.error is case.error
+    assert record.ended_s == pytest.approx(case.ended_s)

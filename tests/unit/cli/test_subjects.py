@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lightship.cli.evaluate.subjects import EndpointSubject, RecordSubject, Subject, VariantSubject, parse_subject
+from lightship.cli.subjects import EndpointSubject, RecordSubject, Subject, VariantSubject, parse_subject
 from lightship.errors import UsageError
 
 
