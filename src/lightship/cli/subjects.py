@@ -1,4 +1,4 @@
-"""What `evaluate` and `bench` may be pointed at: a variant of the spec, an endpoint, or the record of an earlier run."""
+"""What `evaluate` and `bench` may be pointed at: a variant of the spec, an endpoint, or an earlier run's record."""
 
 from __future__ import annotations
 
