@@ -163,6 +163,36 @@ def test_completion_streamed_equals_whole(worker: Worker) -> None:
     assert len({(chunk.id, chunk.created, chunk.model) for chunk in chunks}) == 1
 
 
+def test_completion_streamed_with_running_usage_counts_up(worker: Worker) -> None:
+    """Load generators ask for it; each chunk then tells the tokens so far, and the last one all of them."""
+    chunks = list(
+        worker.client.completions.create(
+            model="tiny",
+            prompt=PROMPT,
+            max_tokens=20,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={**ON, "stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+        )
+    )
+    counts = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage is not None]
+    assert len(counts) == len(chunks)
+    assert counts == sorted(counts)
+    assert (counts[-1], counts[0] <= 20) == (20, True)
+
+
+def test_completion_running_usage_without_usage_is_refused(worker: Worker) -> None:
+    with pytest.raises(openai.BadRequestError, match="include_usage"):
+        worker.client.completions.create(
+            model="tiny", prompt=PROMPT, stream=True, extra_body={"stream_options": {"continuous_usage_stats": True}}
+        )
+
+
+def test_health_answers_where_load_generators_look(worker: Worker) -> None:
+    assert worker.ask("GET", "/health")[0] == 200
+
+
 def test_chat_streamed_role_comes_with_first_text(worker: Worker) -> None:
     chunks = list(
         worker.client.chat.completions.create(

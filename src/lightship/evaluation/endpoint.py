@@ -8,7 +8,7 @@ Not a load client: see `evaluation.performance`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -86,15 +86,15 @@ class CompletionEndpoint:
         """Scheme, host and port, without `/v1`."""
         return self.transport.base_url
 
-    async def score_prompt(self, text: str, *, top_k: int) -> PromptLogprobs:
-        """Log-probabilities of every token of `text`, with the `top_k` likeliest alternatives at each position.
+    async def score_prompt(self, prompt: str | Sequence[int], *, top_k: int) -> PromptLogprobs:
+        """Log-probabilities of every token of a text (or of these token ids), with the `top_k` likeliest alternatives.
 
         Raises:
             PromptTooLongError: the text does not fit the context.
             MeasurementError: the endpoint refuses, or answers with something else than prompt log-probabilities.
             NetworkError: it cannot be reached, breaks off, stays busy, or takes too long.
         """
-        return self._prompt_logprobs(*await self._complete(text, top_k=top_k))
+        return self._prompt_logprobs(*await self._complete(prompt, top_k=top_k))
 
     async def tokenize(self, text: str) -> tuple[int, ...] | None:
         """Token ids of `text` as a prompt has them, special tokens included; None where `/tokenize` does not give them.
@@ -131,12 +131,12 @@ class CompletionEndpoint:
             context_length=await self._context_length(),
         )
 
-    async def _complete(self, text: str, *, top_k: int) -> tuple[_Completion, Served]:
+    async def _complete(self, prompt: str | Sequence[int], *, top_k: int) -> tuple[_Completion, Served]:
         if not 0 < top_k <= MAX_TOP_LOGPROBS:
             raise MeasurementError(f"top_k must be 1..{MAX_TOP_LOGPROBS}, got {top_k}")
         body = {
             "model": self.model,
-            "prompt": text,
+            "prompt": prompt if isinstance(prompt, str) else list(prompt),
             "max_tokens": 0,
             "echo": True,
             "logprobs": top_k,

@@ -85,6 +85,7 @@ class GatewayApp:
         self._clock = clock
         self._readers: dict[str, _Endpoint] = {
             "/v1/models": self._list_models,
+            "/health": self._ready,  # where vLLM has it, and so where load generators look
             "/health/live": self._live,
             "/health/ready": self._ready,
             "/metrics": self._metrics,

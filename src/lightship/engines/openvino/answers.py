@@ -125,11 +125,16 @@ class Answerer:
             for piece in await mailbox.take():
                 choice, index = choices[piece.index], piece.index
                 scores = choice.add(piece)
+                running = self._counts(job, choices) if job.options.has_running_usage else None
                 if piece.text or scores:
-                    events.append(shape.text_chunk(choice, piece.text, scores, is_first=not has_begun[index]))
+                    events.append(
+                        shape.text_chunk(choice, piece.text, scores, is_first=not has_begun[index], usage=running)
+                    )
                     has_begun[index] = True
                 if piece.finish is not None:
-                    events.append(shape.finish_chunk(choice, piece.finish, is_first=not has_begun[index]))
+                    events.append(
+                        shape.finish_chunk(choice, piece.finish, is_first=not has_begun[index], usage=running)
+                    )
                     num_open -= 1
             if not call.is_started:
                 self._observe_first_text(call)
@@ -154,7 +159,7 @@ class Answerer:
 
     async def _send_echo_stream(self, call: Call, job: Job, choices: Sequence[Choice], usage: Usage) -> None:
         await call.start_stream()
-        events = [job.shape.finish_chunk(choice, "length", is_first=True) for choice in choices]
+        events = [job.shape.finish_chunk(choice, "length", is_first=True, usage=None) for choice in choices]
         if job.options.includes_usage:
             events.append(job.shape.usage_chunk(usage))
         await call.send_chunk(b"".join([*events, DONE]))
@@ -170,9 +175,14 @@ class Answerer:
             choice.scores = scored if job.options.echoes_prompt else scored[len(prompt) :]
 
     def _usage(self, job: Job, choices: Sequence[Choice]) -> Usage:
+        usage = self._counts(job, choices)
+        self._metrics.generation_tokens.inc(usage.completion_tokens)
+        return usage
+
+    @staticmethod
+    def _counts(job: Job, choices: Sequence[Choice]) -> Usage:
         num_prompt = sum(map(len, job.prompts))
         num_new = sum(choice.num_tokens for choice in choices)
-        self._metrics.generation_tokens.inc(num_new)
         return Usage(num_prompt, num_new, num_prompt + num_new)
 
     def _observe_first_text(self, call: Call) -> None:

@@ -64,6 +64,7 @@ class GenerationOptions:
     num_top_logprobs: int | None
     is_streaming: bool
     includes_usage: bool
+    has_running_usage: bool
     echoes_prompt: bool = False
     names_tokens_by_id: bool = False
     add_special_tokens: bool = True
@@ -105,6 +106,7 @@ def completion_options(request: CompletionRequest) -> GenerationOptions:
         else _in_range("logprobs", request.logprobs, 0, MAX_COMPLETION_LOGPROBS, default=0),
         is_streaming=bool(request.stream),
         includes_usage=_includes_usage(request),
+        has_running_usage=_has_running_usage(request),
         echoes_prompt=echoes_prompt,
         names_tokens_by_id=bool(request.return_tokens_as_token_ids),
         add_special_tokens=request.add_special_tokens is not False,
@@ -140,6 +142,7 @@ def chat_options(request: ChatRequest) -> GenerationOptions:
         num_top_logprobs=num_top if request.logprobs else None,
         is_streaming=bool(request.stream),
         includes_usage=_includes_usage(request),
+        has_running_usage=_has_running_usage(request),
     )
     _refuse_streamed_scores(options, param="top_logprobs")
     return options
@@ -228,6 +231,16 @@ def _includes_usage(request: CompletionRequest | ChatRequest) -> bool:
     if request.stream_options.include_obfuscation:
         raise unsupported_parameter("stream_options.include_obfuscation", reason="chunks are sent without padding.")
     return request.stream_options.include_usage
+
+
+def _has_running_usage(request: CompletionRequest | ChatRequest) -> bool:
+    """Whether every chunk carries the counts so far: an extension of vLLM's that load generators ask for."""
+    options = request.stream_options
+    if options is None or not options.continuous_usage_stats:
+        return False
+    if not options.include_usage:
+        raise invalid_request("continuous_usage_stats needs include_usage: true.", param="stream_options")
+    return True
 
 
 def _refuse_streamed_scores(options: GenerationOptions, *, param: str) -> None:

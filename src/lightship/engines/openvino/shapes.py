@@ -39,11 +39,13 @@ class ReplyHead:
 class Shape(Protocol):
     """One API's way to write an answer. Writers are per choice, because text offsets go on from chunk to chunk."""
 
-    def text_chunk(self, choice: Choice, text: str, scores: Sequence[ScoredToken], *, is_first: bool) -> bytes:
-        """The event with new text."""
+    def text_chunk(
+        self, choice: Choice, text: str, scores: Sequence[ScoredToken], *, is_first: bool, usage: Usage | None
+    ) -> bytes:
+        """The event with new text, and with the token counts so far where they are given."""
         ...
 
-    def finish_chunk(self, choice: Choice, finish: FinishReason, *, is_first: bool) -> bytes:
+    def finish_chunk(self, choice: Choice, finish: FinishReason, *, is_first: bool, usage: Usage | None) -> bytes:
         """The event that ends a choice."""
         ...
 
@@ -70,16 +72,18 @@ class CompletionShape:
         self._writers = writers
         self._echoes = echoes
 
-    def text_chunk(self, choice: Choice, text: str, scores: Sequence[ScoredToken], *, is_first: bool) -> bytes:
+    def text_chunk(
+        self, choice: Choice, text: str, scores: Sequence[ScoredToken], *, is_first: bool, usage: Usage | None
+    ) -> bytes:
         """See `Shape`."""
         shown = self._echoes[choice.index] + text if is_first else text
         logprobs = self._writers[choice.index].completion(scores) if self._writers else None
-        return self._event([CompletionChoice(choice.index, shown, None, logprobs)], None)
+        return self._event([CompletionChoice(choice.index, shown, None, logprobs)], usage)
 
-    def finish_chunk(self, choice: Choice, finish: FinishReason, *, is_first: bool) -> bytes:
+    def finish_chunk(self, choice: Choice, finish: FinishReason, *, is_first: bool, usage: Usage | None) -> bytes:
         """See `Shape`."""
         text = self._echoes[choice.index] if is_first else ""
-        return self._event([CompletionChoice(choice.index, text, finish)], None)
+        return self._event([CompletionChoice(choice.index, text, finish)], usage)
 
     def usage_chunk(self, usage: Usage) -> bytes:
         """See `Shape`."""
@@ -111,16 +115,18 @@ class ChatShape:
         self._head = head
         self._writers = writers
 
-    def text_chunk(self, choice: Choice, text: str, scores: Sequence[ScoredToken], *, is_first: bool) -> bytes:
+    def text_chunk(
+        self, choice: Choice, text: str, scores: Sequence[ScoredToken], *, is_first: bool, usage: Usage | None
+    ) -> bytes:
         """See `Shape`."""
         delta = ChatDelta(role="assistant" if is_first else None, content=text)
         logprobs = self._writers[choice.index].chat(scores) if self._writers else None
-        return self._event([ChatChunkChoice(choice.index, delta, None, logprobs)], None)
+        return self._event([ChatChunkChoice(choice.index, delta, None, logprobs)], usage)
 
-    def finish_chunk(self, choice: Choice, finish: FinishReason, *, is_first: bool) -> bytes:
+    def finish_chunk(self, choice: Choice, finish: FinishReason, *, is_first: bool, usage: Usage | None) -> bytes:
         """See `Shape`."""
         delta = ChatDelta(role="assistant", content="") if is_first else ChatDelta()
-        return self._event([ChatChunkChoice(choice.index, delta, finish)], None)
+        return self._event([ChatChunkChoice(choice.index, delta, finish)], usage)
 
     def usage_chunk(self, usage: Usage) -> bytes:
         """See `Shape`."""

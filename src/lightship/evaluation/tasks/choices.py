@@ -1,6 +1,8 @@
 """Multiple choice decided by log-likelihood: which choice does the model find likeliest after the prompt? Pure.
 
-The procedure is that of lm-evaluation-harness, so that item-by-item results agree with it:
+The procedure is that of lm-evaluation-harness, and item-by-item results agree with it where the tokenizer does not join
+the end of the prompt with the beginning of a choice. Where it does, the harness sends tokens that no tokenizer would
+make of the text; here the text is sent as it is, and the model sees what it sees when it serves.
 
 - White space at the end of the prompt belongs to what follows, since tokenizers join a space with the next word.
 - A choice's tokens are those of (prompt + choice) after as many as the prompt alone has.
