@@ -194,9 +194,9 @@ def _scenario(server: Server, load: Load, folder: Path, seed: int) -> dict[str, 
     return {
         "backend": {
             "kind": "openai_http", "target": server.base_url, "model": server.model,
-            "request_format": "/v1/completions", "http2": False, "validate_backend": False,
+            "request_format": "/v1/completions", "http2": False, "validate_backend": True,
             # null takes the field out: it would ask for usage in every chunk, which a strict server refuses
-            "extras": {"body": {"stream_options": None, "temperature": 0}},
+            "extras": {"body": {"temperature": 0}},
         },
         "profile": profile,
         "constraints": [{"kind": "max_duration", "seconds": WARMUP_S + load.seconds}],

@@ -178,6 +178,26 @@ def test_completion_streamed_equals_whole_and_has_one_event_per_token(worker: Wo
     assert len({(chunk.id, chunk.created, chunk.model) for chunk in chunks}) == 1
 
 
+def test_completion_streamed_with_running_usage_counts_up(worker: Worker) -> None:
+    chunks = list(
+        worker.client.completions.create(
+            model="tiny",
+            prompt=PROMPT,
+            max_tokens=20,
+            temperature=0,
+            stream=True,
+            extra_body={**ON, "stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+        )
+    )
+    counts = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage is not None]
+    assert len(counts) == len(chunks)
+    assert (counts == sorted(counts), counts[-1]) == (True, 20)
+
+
+def test_health_answers_where_load_generators_look(worker: Worker) -> None:
+    assert worker.ask("GET", "/health")[0] == 200
+
+
 def test_chat_streamed_role_comes_with_first_text(worker: Worker) -> None:
     chunks = list(
         worker.client.chat.completions.create(

@@ -16,9 +16,11 @@ from rich.markup import escape
 from lightship import __version__
 from lightship.cli.artifact_commands import add_artifact_commands
 from lightship.cli.bench import add_bench_command
+from lightship.cli.calibrate_command import add_calibrate_command
 from lightship.cli.evaluate.command import add_evaluate_command
 from lightship.cli.measurement_commands import add_measurement_commands
 from lightship.cli.model_commands import add_model_commands
+from lightship.cli.simulated_command import add_serve_simulated_command
 from lightship.cli.spec_commands import add_spec_commands
 from lightship.cli.status_command import add_status_command
 from lightship.cli.toolchain_commands import add_toolchain_commands
@@ -35,6 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_commands(subparsers)
     add_evaluate_command(subparsers)
     add_bench_command(subparsers)
+    add_calibrate_command(subparsers)
+    add_serve_simulated_command(subparsers)
     add_status_command(subparsers)
     add_spec_commands(subparsers)
     add_artifact_commands(subparsers)

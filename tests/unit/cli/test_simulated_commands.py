@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from lightship.cli.calibrate_command import add_calibrate_command
-from lightship.cli.simulated_command import add_serve_simulated_command, worker_config
+from lightship.cli.serve_simulated import worker_config
+from lightship.cli.simulated_command import add_serve_simulated_command
 from lightship.engines.process import free_port
 from lightship.engines.simulated.faults import FaultKind
 from lightship.engines.simulated.presets import load_preset

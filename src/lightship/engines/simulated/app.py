@@ -75,6 +75,7 @@ class SimulatedApp:
         self._bodies: dict[str, Work] = {"/tokenize": endpoints.tokenize, "/detokenize": endpoints.detokenize}
         self._questions: dict[str, Question] = {
             "/v1/models": endpoints.models,
+            "/health": self._ready,
             "/health/live": self._live,
             "/health/ready": self._ready,
             "/metrics": self._send_metrics,

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 
 from lightship.engines.simulated.cost_model import prefill_pairs, work_duration_s
 from lightship.engines.simulated.kv_cache import KvCache
-from lightship.ports.engine_profile import EngineLimits, EngineProfile, EngineWork
+from lightship.ports.engine_profile import FIRST_TOKENS, EngineLimits, EngineProfile, EngineWork
 
 
 @dataclass(eq=False, slots=True)
@@ -144,9 +144,11 @@ class Batcher:
         if not num_decoding and not self._chunks:
             return None
         self._is_planned = True
+        num_prefill = sum(num_tokens for _, num_tokens in self._chunks)
         work = EngineWork(
             num_steps=1,
-            num_prefill_tokens=sum(num_tokens for _, num_tokens in self._chunks),
+            num_first_tokens=min(FIRST_TOKENS, num_decoding + num_prefill),
+            num_prefill_tokens=num_prefill,
             num_prefill_pairs=sum(
                 prefill_pairs(num_before=sequence._num_computed, num_tokens=num_tokens)
                 for sequence, num_tokens in self._chunks

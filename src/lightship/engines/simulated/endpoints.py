@@ -21,7 +21,7 @@ from lightship.engines.openvino.shapes import ReplyHead
 from lightship.engines.simulated.batching import BatchSequence
 from lightship.engines.simulated.choices import Choice, Finish
 from lightship.engines.simulated.config import SimulatedWorkerConfig
-from lightship.engines.simulated.events import ChatEvents, CompletionEvents, EventWriter
+from lightship.engines.simulated.events import ChatEvents, CompletionEvents, EventWriter, with_usage
 from lightship.engines.simulated.metrics import SimulatedMetrics
 from lightship.engines.simulated.prompts import SimulatedTokenizer, chat_tokens
 from lightship.engines.simulated.runner import Mailbox, Runner
@@ -246,6 +246,9 @@ class Endpoints:
                     choice.is_open = False
                     events.append(writer.finish_event(index, choice.finish, is_first=not has_begun[index]))
                     num_open -= 1
+            if job.options.has_running_usage:
+                counts = self._counts(job)
+                events = [with_usage(event, counts) for event in events]
             if not call.is_started:
                 self._observe_first_text(call)
                 await call.start_stream()
@@ -262,10 +265,16 @@ class Endpoints:
 
     def _usage(self, job: _Job) -> Usage:
         """The token counts; also counts them in the metrics."""
+        usage = self._counts(job)
+        self._metrics.generation_tokens.inc(usage.completion_tokens)
+        if usage.prompt_tokens_details is not None:
+            self._metrics.cached_tokens.inc(usage.prompt_tokens_details.cached_tokens)
+        return usage
+
+    @staticmethod
+    def _counts(job: _Job) -> Usage:
         num_new = sum(choice.num_tokens for choice in job.choices)
         num_cached = sum(choice.sequence.num_cached_tokens for choice in job.choices[:: job.options.num_choices])
-        self._metrics.generation_tokens.inc(num_new)
-        self._metrics.cached_tokens.inc(num_cached)
         num_prompt = job.num_prompt_tokens
         return Usage(num_prompt, num_new, num_prompt + num_new, PromptTokensDetails(num_cached))
 

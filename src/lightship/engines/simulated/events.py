@@ -49,6 +49,11 @@ class EventWriter(Protocol):
         ...
 
 
+def with_usage(event: bytes, usage: Usage) -> bytes:
+    """The event with the token counts so far where it has none; words of an answer cannot look like that."""
+    return event.replace(b'"usage":null', b'"usage":' + _ENCODER.encode(usage), 1)
+
+
 def _template(event: bytes) -> tuple[bytes, bytes]:
     before, _, after = event.partition(_PLACE.encode())
     return before, after

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ from lightship.errors import MeasurementError
 from lightship.evaluation.performance.client import LoadClient
 from lightship.evaluation.performance.prompts import draw_prompts
 from lightship.evaluation.performance.records import RequestRecord
-from lightship.ports.engine_profile import EngineLimits, EngineWork, StepObservation
+from lightship.ports.engine_profile import FIRST_TOKENS, EngineLimits, EngineWork, StepObservation
 from lightship.ports.progress import Progress, SilentProgress
 
 # Share of the first answer's time to first token below which the second answer to the same prompt came from a cache:
@@ -239,10 +239,12 @@ def _time_to_first_token_s(record: RequestRecord) -> float:
 def ttft_observation(record: RequestRecord, limits: EngineLimits) -> StepObservation:
     """The work up to the first token of a request that was alone."""
     num_new = record.num_prompt_tokens - record.num_cached_tokens
+    chunk_starts = range(0, num_new, limits.max_batched_tokens)
     return StepObservation(
         kind="ttft",
         work=EngineWork(
             num_steps=-(-num_new // limits.max_batched_tokens),
+            num_first_tokens=sum(min(FIRST_TOKENS, num_new - start) for start in chunk_starts),
             num_prefill_tokens=num_new,
             num_prefill_pairs=num_new * record.num_cached_tokens + num_new * (num_new + 1) // 2,
             num_new_requests=1,
@@ -283,32 +285,51 @@ def mixed_observations(records: Sequence[RequestRecord]) -> list[StepObservation
 def work_between(records: Sequence[RequestRecord], start_s: float, end_s: float) -> EngineWork:
     """What the engine computed after `start_s` up to `end_s`, told from all requests it had.
 
-    A token belongs to the step after which it came. A prompt belongs to the interval its first token came in; where it
-    began earlier, another began before the end and is left out, so that sums over many intervals are right. The number
-    of steps is that of the request that got the most tokens, so one request must have decoded all the time.
+    A token belongs to the step after which it came. A prompt belongs to the step its first token came after; where it
+    began before the interval, another began before the end and is left out, so that sums over many intervals are right.
+    The steps are those of the request that got the most tokens, so one request must have decoded all the time.
     """
-    num_steps = num_prefill = num_pairs = num_decode = num_context = num_new = 0.0
+    witness = max(records, key=lambda record: _num_tokens_between(record, start_s, end_s))
+    edges = [start_s, *(time_s for time_s in witness.token_times_s if start_s < time_s <= end_s)]
+    tokens_in = [0.0] * len(edges)  # computed in the step that ends there; the first is none
+    num_prefill = num_pairs = num_decode = num_context = num_new = 0.0
     for record in records:
         times = record.token_times_s
-        # an event may carry several tokens, or a token no text of its own
-        tokens_per_event = (record.num_output_tokens - 1) / max(1, len(times) - 1)
+        per_event = _tokens_per_event(record)
         before, until = bisect_right(times, start_s), bisect_right(times, end_s)
         if before == 0 < until:
             num_new_tokens = record.num_prompt_tokens - record.num_cached_tokens
             num_prefill += num_new_tokens
             num_pairs += num_new_tokens * record.num_cached_tokens + num_new_tokens * (num_new_tokens + 1) / 2
             num_new += 1
-        first = max(1, before)
-        num_tokens = max(0, until - first) * tokens_per_event
-        mean_position = (first + until - 1) / 2 * tokens_per_event
-        num_decode += num_tokens
-        num_context += num_tokens * (record.num_prompt_tokens + mean_position)
-        num_steps = max(num_steps, num_tokens)
+            tokens_in[_step_of(times[0], edges)] += num_new_tokens
+        for position in range(max(1, before), until):
+            num_decode += per_event
+            num_context += per_event * (record.num_prompt_tokens + position * per_event)
+            tokens_in[_step_of(times[position], edges)] += per_event
+    steps_per_event = _tokens_per_event(witness)
     return EngineWork(
-        num_steps=num_steps,
+        num_steps=(len(edges) - 1) * steps_per_event,
+        num_first_tokens=sum(min(FIRST_TOKENS * steps_per_event, num_tokens) for num_tokens in tokens_in),
         num_prefill_tokens=num_prefill,
         num_prefill_pairs=num_pairs,
         num_decode_tokens=num_decode,
         num_context_tokens=num_context,
         num_new_requests=num_new,
     )
+
+
+def _num_tokens_between(record: RequestRecord, start_s: float, end_s: float) -> float:
+    times = record.token_times_s
+    num_events = bisect_right(times, end_s) - max(1, bisect_right(times, start_s))
+    return max(0, num_events) * _tokens_per_event(record)
+
+
+def _tokens_per_event(record: RequestRecord) -> float:
+    """An event may carry several tokens, and a token may have no text of its own."""
+    return (record.num_output_tokens - 1) / max(1, len(record.token_times_s) - 1)
+
+
+def _step_of(time_s: float, edges: Sequence[float]) -> int:
+    """Number of the step after which something came: that of the next edge, a moment early or late."""
+    return min(bisect_left(edges, time_s), len(edges) - 1)

@@ -14,6 +14,7 @@ from lightship.ports.engine_profile import EngineWork, StepCosts, StepObservatio
 
 TRUE = StepCosts(
     step_s=0.002,
+    first_token_s=0.0003,
     prefill_token_s=0.0002,
     prefill_pair_s=4e-7,
     decode_token_s=0.0004,
@@ -30,6 +31,7 @@ def designed_works() -> list[tuple[str, EngineWork]]:
             "ttft",
             EngineWork(
                 num_steps=-(-tokens // 256),
+                num_first_tokens=16 * -(-tokens // 256),
                 num_prefill_tokens=tokens,
                 num_prefill_pairs=tokens * (tokens + 1) / 2,
                 num_new_requests=1,
@@ -40,7 +42,12 @@ def designed_works() -> list[tuple[str, EngineWork]]:
     ]
     for users in (1, 2, 4, 8, 16, 32, 64):
         for context in (32, 500):
-            work = EngineWork(num_steps=40, num_decode_tokens=40 * users, num_context_tokens=40 * users * context)
+            work = EngineWork(
+                num_steps=40,
+                num_first_tokens=40 * min(16, users),
+                num_decode_tokens=40 * users,
+                num_context_tokens=40 * users * context,
+            )
             works.append(("decode", work))
     rng = random.Random(3)
     for users in (4, 16, 48):
@@ -49,6 +56,7 @@ def designed_works() -> list[tuple[str, EngineWork]]:
             tokens = new * rng.uniform(60, 300)
             work = EngineWork(
                 num_steps=60,
+                num_first_tokens=60 * min(16.0, users + tokens / 60),
                 num_prefill_tokens=tokens,
                 num_prefill_pairs=tokens * rng.uniform(50, 200),
                 num_decode_tokens=60 * users,
@@ -124,7 +132,7 @@ def test_fit_one_prompt_length_only_cannot_tell_a_token_from_a_step() -> None:
 
 
 def test_fit_too_few_observations_are_refused() -> None:
-    with pytest.raises(MeasurementError, match="cannot give 7 costs"):
+    with pytest.raises(MeasurementError, match="cannot give 8 costs"):
         fit_costs(observe(TRUE, noise=0.0)[:3])
 
 

@@ -56,7 +56,8 @@ def test_ttft_observation_counts_chunks_and_what_was_not_cached() -> None:
     observation = ttft_observation(record(1.5, num_prompt=600, num_cached=64, sent_s=1.0), LIMITS)
     assert observation.duration_s == 0.5
     assert observation.work == EngineWork(
-        num_steps=3,  # 536 tokens in steps of 256
+        num_steps=3,  # 536 tokens in steps of 256, 256 and 24
+        num_first_tokens=3 * 16,
         num_prefill_tokens=536,
         num_prefill_pairs=536 * 64 + 536 * 537 / 2,
         num_new_requests=1,
@@ -72,6 +73,7 @@ def test_work_between_counts_tokens_prompts_and_context_by_hand() -> None:
     work = work_between([long, newcomer, before, after], 1.0, 5.0)
     assert work == EngineWork(
         num_steps=4,
+        num_first_tokens=1 + (1 + 7) + 2 + 1,
         num_prefill_tokens=7,
         num_prefill_pairs=28,
         num_decode_tokens=4 + 1,
@@ -83,6 +85,14 @@ def test_work_between_counts_tokens_prompts_and_context_by_hand() -> None:
 def test_work_between_where_events_carry_two_tokens_counts_tokens() -> None:
     doubled = RequestRecord(0.0, 0.0, (1.0, 2.0, 3.0), 3.0, num_prompt_tokens=10, num_output_tokens=5)
     assert work_between([doubled], 1.0, 3.0).num_steps == 4
+
+
+def test_work_between_counts_first_tokens_of_each_step_up_to_sixteen() -> None:
+    witness = record(1.0, 2.0, 3.0, num_prompt=10)
+    others = [record(1.5, 2.5, num_prompt=1) for _ in range(30)]  # come in the step to 2.0, decode in that to 3.0
+    work = work_between([witness, *others], 1.0, 3.0)
+    assert work.num_decode_tokens == 2 + 30
+    assert work.num_first_tokens == 16 + 16
 
 
 def test_decode_observation_is_where_all_decode() -> None:
@@ -115,6 +125,7 @@ def test_mixed_observation_needs_enough_requests_and_tokens() -> None:
 
 TRUE = StepCosts(
     step_s=0.003,
+    first_token_s=0.0002,
     prefill_token_s=0.0002,
     prefill_pair_s=3e-7,
     decode_token_s=0.0005,
