@@ -195,7 +195,6 @@ def _scenario(server: Server, load: Load, folder: Path, seed: int) -> dict[str, 
         "backend": {
             "kind": "openai_http", "target": server.base_url, "model": server.model,
             "request_format": "/v1/completions", "http2": False, "validate_backend": True,
-            # null takes the field out: it would ask for usage in every chunk, which a strict server refuses
             "extras": {"body": {"temperature": 0}},
         },
         "profile": profile,
