@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lightship.evaluation.performance.closed_loop import LoadRun
 from lightship.evaluation.performance.records import ErrorKind, RequestRecord, Slo
 from lightship.evaluation.statistics.shares import wilson_interval
-from lightship.ports.measurements import Interval
+from lightship.ports.measurements import Interval, Metric
 
 LEVEL = 0.95
 # Slices of the window for batch means: ten is the usual compromise between few long (independent) and many short ones.
@@ -227,3 +227,26 @@ def _num_cut_for_many(n: int) -> int:
     """The same from the normal distribution, with its continuity correction, rounded down."""
     z = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)
     return math.floor((n + 1) / 2 - z * math.sqrt(n) / 2 - 0.5)
+
+
+@dataclass(frozen=True)
+class LoadFigure:
+    """One figure of a load, as measurements name it."""
+
+    metric: Metric
+    value: float
+    interval: Interval | None
+    num_items: int
+    details: dict[str, float] = field(default_factory=dict)
+
+
+def load_figures(load: LoadResult) -> Iterator[LoadFigure]:
+    """What is stored of a load: rates and attainment, and medians of latencies with their tails in `details`."""
+    tokens, goodput, n = load.output_tokens_per_s, load.goodput_requests_per_s, load.num_requests
+    yield LoadFigure(Metric.DECODE_TOKENS_PER_S, tokens.per_s, tokens.interval, n)
+    yield LoadFigure(Metric.GOODPUT_REQUESTS_PER_S, goodput.per_s, goodput.interval, n)
+    yield LoadFigure(Metric.SLO_ATTAINMENT, load.attainment, load.attainment_interval, n)
+    for metric, latency in ((Metric.TTFT_MS, load.ttft_ms), (Metric.TPOT_MS, load.tpot_ms)):
+        if latency is not None:
+            tail = {"p95": latency.p95, "p99": latency.p99}
+            yield LoadFigure(metric, latency.p50, latency.p50_interval, latency.num_items, tail)

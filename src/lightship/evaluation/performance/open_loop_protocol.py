@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean
 
 from lightship.errors import MeasurementError
@@ -16,7 +16,7 @@ from lightship.evaluation.performance.client import (
     probe_endpoint,
 )
 from lightship.evaluation.performance.closed_loop import LoadRun
-from lightship.evaluation.performance.load_result import LoadResult, summarize_load
+from lightship.evaluation.performance.load_result import LoadResult, load_figures, summarize_load
 from lightship.evaluation.performance.open_loop import (
     DEFAULT_LAG_LIMITS,
     LagLimits,
@@ -30,7 +30,7 @@ from lightship.evaluation.performance.trace_prompts import TokenLength, TracePro
 from lightship.evaluation.performance.traces import Trace, TraceRequest
 from lightship.ports.clock import Clock
 from lightship.ports.engine import HopTimeouts
-from lightship.ports.measurements import Interval, Measurement, Metric, Target
+from lightship.ports.measurements import Measurement, Metric, Target
 from lightship.ports.progress import Progress, SilentProgress
 
 # Tokens of the short trial prompts that show how many characters make a token.
@@ -321,29 +321,9 @@ def open_loop_measurements(
             machine=machine,
             details={**_run_details(result), **figure.details},
         )
-        for figure in _figures(result.load)
+        for figure in load_figures(result.load)
         if result.slo != NO_SLO or figure.metric not in judged
     ]
-
-
-@dataclass(frozen=True)
-class _Figure:
-    metric: Metric
-    value: float
-    interval: Interval | None
-    num_items: int
-    details: dict[str, float] = field(default_factory=dict)
-
-
-def _figures(load: LoadResult) -> Iterator[_Figure]:
-    tokens, goodput, n = load.output_tokens_per_s, load.goodput_requests_per_s, load.num_requests
-    yield _Figure(Metric.GOODPUT_REQUESTS_PER_S, goodput.per_s, goodput.interval, n)
-    yield _Figure(Metric.SLO_ATTAINMENT, load.attainment, load.attainment_interval, n)
-    yield _Figure(Metric.DECODE_TOKENS_PER_S, tokens.per_s, tokens.interval, n)
-    for metric, latency in ((Metric.TTFT_MS, load.ttft_ms), (Metric.TPOT_MS, load.tpot_ms)):
-        if latency is not None:
-            tail = {"p95": latency.p95, "p99": latency.p99}
-            yield _Figure(metric, latency.p50, latency.p50_interval, latency.num_items, tail)
 
 
 def _run_details(result: OpenLoopResult) -> dict[str, float]:

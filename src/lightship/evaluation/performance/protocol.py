@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from lightship.errors import MeasurementError
 from lightship.evaluation.performance.client import HttpCompletions, LoadClient, probe_endpoint
 from lightship.evaluation.performance.closed_loop import ClosedLoop, run_closed_loop
-from lightship.evaluation.performance.load_result import LoadResult, summarize_load
+from lightship.evaluation.performance.load_result import LoadResult, load_figures, summarize_load
 from lightship.evaluation.performance.prompts import draw_prompts
 from lightship.evaluation.performance.records import Slo
 from lightship.ports.clock import Clock
 from lightship.ports.engine import HopTimeouts
-from lightship.ports.measurements import Interval, Measurement, Metric, Target
+from lightship.ports.measurements import Measurement, Metric, Target
 from lightship.ports.progress import Progress, SilentProgress
 
 # Share of prompt tokens found in the prefix cache above which TTFT would be the cache's figure. Engines report a shared
@@ -188,28 +188,8 @@ def performance_measurements(
             details={**_run_details(load), **figure.details},
         )
         for load in result.loads
-        for figure in _figures(load)
+        for figure in load_figures(load)
     ]
-
-
-@dataclass(frozen=True)
-class _Figure:
-    metric: Metric
-    value: float
-    interval: Interval | None
-    num_items: int
-    details: dict[str, float] = field(default_factory=dict)
-
-
-def _figures(load: LoadResult) -> Iterator[_Figure]:
-    tokens, goodput, n = load.output_tokens_per_s, load.goodput_requests_per_s, load.num_requests
-    yield _Figure(Metric.DECODE_TOKENS_PER_S, tokens.per_s, tokens.interval, n)
-    yield _Figure(Metric.GOODPUT_REQUESTS_PER_S, goodput.per_s, goodput.interval, n)
-    yield _Figure(Metric.SLO_ATTAINMENT, load.attainment, load.attainment_interval, n)
-    for metric, latency in ((Metric.TTFT_MS, load.ttft_ms), (Metric.TPOT_MS, load.tpot_ms)):
-        if latency is not None:
-            tail = {"p95": latency.p95, "p99": latency.p99}
-            yield _Figure(metric, latency.p50, latency.p50_interval, latency.num_items, tail)
 
 
 def _run_details(load: LoadResult) -> dict[str, float]:
