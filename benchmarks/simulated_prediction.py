@@ -5,8 +5,9 @@
 The built-in model's int8 variant is served by its real worker and calibrated as `lightship calibrate` does: single
 requests, requests in step, a mixed load. Then slices of the Azure conversation trace (lengths times 0.25, arrivals
 scaled) are replayed at shares of the predicted capacity, each slice another part of the trace, and each is simulated:
-the same arrivals, the same numbers of tokens, the same SLO. Goodput is the number of requests within the SLO over all
-rounds.
+the same arrivals, the same numbers of tokens, the same SLO. Each round calibrates anew before its replays, because the
+machine drifts; the profile is fitted to the calibrations of all rounds, and to nothing else. Goodput is the number of
+requests within the SLO over all rounds.
 
 Worker, client and everything else share the machine's cores, so a run in which other programs took part of them says
 nothing about the prediction: it is made again, at most three times, and how often that was is printed. Whether a run
@@ -24,6 +25,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,7 +46,7 @@ from lightship.evaluation.performance.traces import TraceSelection
 from lightship.evaluation.quality.texts import builtin_texts
 from lightship.ports.clock import SystemClock
 from lightship.ports.engine import HopTimeouts
-from lightship.ports.engine_profile import EngineLimits, EngineProfile, ProfileOrigin, ProfileSource
+from lightship.ports.engine_profile import EngineLimits, EngineProfile, ProfileOrigin, ProfileSource, StepObservation
 from lightship.spec.load import parse_spec
 
 VARIANT = "int8"
@@ -64,6 +66,8 @@ MIN_GOOD = 50
 # Share of the machine's time that other programs may take in a run that counts.
 MAX_FOREIGN_SHARE = 0.10
 MAX_ATTEMPTS = 4
+# Of each experiment, in each round.
+REPEATS_PER_ROUND = 2
 LIMITS = HopTimeouts(connect_s=5.0, first_token_s=120.0, next_token_s=60.0, total_s=200.0)
 
 T = TypeVar("T")
@@ -97,12 +101,12 @@ class Quiet:
         self._pid = worker.process.pid
         self.num_discarded = 0
 
-    async def run(self, make: Callable[[], Awaitable[T]]) -> T:
-        """What `make` gives, from the first run that was quiet; the last one where none was."""
+    async def run(self, make: Callable[[int], Awaitable[T]]) -> T:
+        """What `make` (told the number of the attempt) gives, from the first run that was quiet, else from the last."""
         for attempt in range(1, MAX_ATTEMPTS + 1):
             busy, ours = machine_ticks(), self._own_ticks()
             try:
-                result = await make()
+                result = await make(attempt)
             except ClientLateError:
                 if attempt == MAX_ATTEMPTS:
                     raise
@@ -142,20 +146,24 @@ def texts() -> list[str]:
     return [document.scored_text for document in builtin_texts().documents]
 
 
-async def calibrated(worker: StartedWorker, model: str, limits: EngineLimits, *, seed: int) -> EngineProfile:
-    """The profile of the worker, as `lightship calibrate` makes it."""
-    clock = SystemClock()
+async def observed(
+    worker: StartedWorker, model: str, limits: EngineLimits, attempt: int, *, seed: int
+) -> list[StepObservation]:
+    """What a calibration sees, as `lightship calibrate` makes one, with fewer repeats."""
+    clock, seed = SystemClock(), seed + attempt  # no prompt that the prefix cache has seen
     async with HttpCompletions(worker.base_url) as endpoint:
         trial = next(draw_prompts(texts(), num_chars=512, seed=seed))
         traits = await probe_endpoint(endpoint, model, prompt=trial, clock=clock, limits=LIMITS)
         client = LoadClient(endpoint, model, clock=clock, limits=LIMITS, has_fixed_length=True)
-        run = await run_calibration(
-            client, CalibrationPlan(seed=seed), limits, texts=texts(), chars_per_token=traits.chars_per_token
-        )
-    costs, fit = fit_costs(run.observations)
-    print(
-        f"calibration: {run.num_requests} requests; half of the observations within {fit.median_error:.0%}", flush=True
-    )
+        plan = CalibrationPlan(seed=seed, num_repeats=REPEATS_PER_ROUND)
+        run = await run_calibration(client, plan, limits, texts=texts(), chars_per_token=traits.chars_per_token)
+    return list(run.observations)
+
+
+def fitted(observations: Sequence[StepObservation], limits: EngineLimits) -> EngineProfile:
+    """The profile of these observations."""
+    costs, fit = fit_costs(observations)
+    print(f"fit: half of {fit.num_observations} observations within {fit.median_error:.0%}", flush=True)
     source = ProfileSource(origin=ProfileOrigin.FITTED, description="benchmark")
     return EngineProfile(name=VARIANT, costs=costs, limits=limits, source=source, fit=fit)
 
@@ -175,7 +183,7 @@ def capacity_requests_per_s(profile: EngineProfile, data: Path) -> float:
 
 
 async def replayed(
-    worker: StartedWorker, model: str, data: Path, *, rate: float, start_s: float, seed: int
+    worker: StartedWorker, model: str, data: Path, attempt: int, *, rate: float, start_s: float, seed: int
 ) -> OpenLoopResult:
     """One slice of the trace on the worker."""
     time_scale = rate / TRACE_REQUESTS_PER_S
@@ -187,7 +195,9 @@ async def replayed(
         max_prompt_tokens=MAX_PROMPT_TOKENS,
         max_output_tokens=MAX_OUTPUT_TOKENS,
     )
-    protocol = OpenLoopProtocol(read_trace(data / TRACE, selection=selection), warmup_s=0.0, drain_s=DRAIN_S, seed=seed)
+    protocol = OpenLoopProtocol(
+        read_trace(data / TRACE, selection=selection), warmup_s=0.0, drain_s=DRAIN_S, seed=seed + attempt
+    )
     return await measure_open_loop(worker.base_url, model, protocol, SLOS[0], SystemClock(), texts=texts())
 
 
@@ -213,30 +223,42 @@ async def compare(data: Path, *, rounds: int, seed: int) -> tuple[list[Load], in
         max_sequences=engine.max_sequences,
         context_length=variant.manifest.context_length,
     )
-    loads = [Load(share, slo.name) for share in SHARES_OF_CAPACITY for slo in SLOS]
     async with started_worker(spec, variant, around) as worker:
         quiet = Quiet(worker)
-        profile = await quiet.run(lambda: calibrated(worker, spec.model.name, limits, seed=seed))
-        capacity = capacity_requests_per_s(profile, data)
-        print(f"predicted capacity: {capacity:.1f} requests/s", flush=True)
-        for number in range(rounds * len(SHARES_OF_CAPACITY)):
-            share = SHARES_OF_CAPACITY[number % len(SHARES_OF_CAPACITY)]
-            result = await quiet.run(
-                lambda share=share, number=number: replayed(
+        observations: list[StepObservation] = []
+        results: list[tuple[float, OpenLoopResult]] = []
+        capacity = 0.0
+        for number in range(rounds):
+            first_seed = seed + 1 + number * 1000
+            calibration = partial(observed, worker, spec.model.name, limits, seed=first_seed)
+            observations += await quiet.run(calibration)
+            if number == 0:
+                capacity = capacity_requests_per_s(fitted(observations, limits), data)
+                print(f"predicted capacity: {capacity:.1f} requests/s", flush=True)
+            for index, share in enumerate(SHARES_OF_CAPACITY):
+                replay = partial(
+                    replayed,
                     worker,
                     spec.model.name,
                     data,
                     rate=share * capacity,
-                    start_s=100.0 + 200.0 * number,
-                    seed=seed + 1000 + number * MAX_ATTEMPTS + quiet.num_discarded,
+                    start_s=100.0 + 200.0 * (number * len(SHARES_OF_CAPACITY) + index),
+                    seed=first_seed + 100 * (1 + index),
                 )
-            )
-            for slo in SLOS:
-                load = next(one for one in loads if (one.share, one.slo) == (share, slo.name))
-                load.num_requests += len(result.run.records)
-                load.measured += sum(bool(slo.is_met_by(record)) for record in result.run.records)
-                load.predicted += predicted_good(profile, result, slo)
-    return loads, quiet.num_discarded
+                results.append((share, await quiet.run(replay)))
+    return counted(results, fitted(observations, limits)), quiet.num_discarded
+
+
+def counted(results: Sequence[tuple[float, OpenLoopResult]], profile: EngineProfile) -> list[Load]:
+    """Good requests of each load under each SLO, as they were and as the simulation has them."""
+    loads = [Load(share, slo.name) for share in SHARES_OF_CAPACITY for slo in SLOS]
+    for share, result in results:
+        for slo in SLOS:
+            load = next(one for one in loads if (one.share, one.slo) == (share, slo.name))
+            load.num_requests += len(result.run.records)
+            load.measured += sum(bool(slo.is_met_by(record)) for record in result.run.records)
+            load.predicted += predicted_good(profile, result, slo)
+    return loads
 
 
 def report(loads: Sequence[Load], num_discarded: int) -> bool:
