@@ -12,8 +12,8 @@ up: $(VENV)/.local-ready  ## set up, then build, measure and serve the built-in 
 test: $(VENV)/.dev-ready  ## set up, then run every test
 	$(BIN)/python -m pytest
 
-test-fast: $(VENV)/.dev-ready  ## the tests that start no engine (under a minute)
-	$(BIN)/python -m pytest -m "not local and not toolchain"
+test-fast: $(VENV)/.dev-ready  ## the tests that start no engine and are quick by nature (under a minute)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not local and not toolchain and not slow"
 
 lint: $(VENV)/.dev-ready  ## format, lint and types, changing nothing
 	$(BIN)/ruff format --check .

@@ -24,6 +24,8 @@ from lightship.engines.simulated.faults import FaultPlan, parse_fault
 from lightship.errors import EngineError
 from lightship.ports.engine_profile import EngineLimits, EngineProfile, ProfileOrigin, ProfileSource, StepCosts
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "Once upon a time there was a little girl"
 ON = {"ignore_eos": True}
 DIGEST = "sha256:" + "ab" * 32

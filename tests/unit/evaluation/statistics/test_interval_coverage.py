@@ -13,6 +13,8 @@ import pytest
 from lightship.evaluation.statistics.shares import wilson_interval
 from lightship.ports.measurements import Interval
 
+pytestmark = pytest.mark.slow
+
 BENCHMARK = Path(__file__).resolve().parents[4] / "benchmarks" / "interval_coverage.py"
 
 
