@@ -7,6 +7,7 @@ never.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -70,11 +71,57 @@ class StreamBrokenError(Exception):
     """A reply ended, stalled or passed its time limit after the commit point; it is never retried."""
 
 
+class Degrade(StrEnum):
+    """Whether a lower rung than the one asked for may answer."""
+
+    ALLOWED = "allowed"
+    PREFERRED = "preferred"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class CallTerms:
+    """What one request may cost, how long it may wait and what it accepts; decided once, from its key, head and body.
+
+    Args:
+        tenant: Whose limits apply; "" where no keys are in use.
+        priority: Name of its class, always a configured one.
+        importance: Of that class: the highest is served first and shed last.
+        session: Requests of one session stay on one replica and one rung where they can; "" is none.
+        num_prompt_tokens: An estimate, made from the size of the prompt.
+        max_output_tokens: The most it may generate: what it asks for, else the configured bound.
+        deadline_s: On the monotonic clock; after it nobody waits for the first byte any more.
+        ttft_s: Time to first token it was promised.
+        tpot_s: Time per output token after the first it was promised.
+        degrade: Whether a lower rung may answer.
+        min_quality: Least share of the reference's quality it accepts.
+        trimmed_output_tokens: What `max_output_tokens` may be cut to at peak load; None where it may not.
+        reads_cache: Whether a stored answer may be given.
+        stores_in_cache: Whether the answer may be stored.
+    """
+
+    tenant: str = ""
+    priority: str = "default"
+    importance: int = 0
+    session: str = ""
+    num_prompt_tokens: int = 0
+    max_output_tokens: int = 0
+    deadline_s: float = math.inf
+    ttft_s: float = math.inf
+    tpot_s: float = math.inf
+    degrade: Degrade = Degrade.ALLOWED
+    min_quality: float = 0.0
+    trimmed_output_tokens: int | None = None
+    reads_cache: bool = True
+    stores_in_cache: bool = True
+
+
 @dataclass(frozen=True)
 class EngineCall:
     """One request on its way to an engine; `body` is forwarded byte for byte.
 
     `rung` says which rung of the ladder is to answer (0 is the top), `excluded` names the replicas that were tried.
+    `is_pinned` says that the client addressed the rung by name, so that no other may answer.
     """
 
     path: str
@@ -85,13 +132,31 @@ class EngineCall:
     headers: Mapping[str, str] = field(default_factory=dict)
     rung: int = 0
     excluded: frozenset[str] = frozenset()
+    is_pinned: bool = False
+    terms: CallTerms = CallTerms()
+
+
+@dataclass(slots=True)
+class TokenUsage:
+    """Tokens of one reply, filled in while its body passes.
+
+    `is_reported` says that the engine itself counted; until then `num_output_tokens` counts the events of a stream,
+    which is what an answer that breaks off is settled by.
+    """
+
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_output_tokens: int = 0
+    is_reported: bool = False
 
 
 @dataclass(frozen=True)
 class EngineReply:
     """A committed reply. `chunks` yields the body as it arrives; it may raise `StreamBrokenError`.
 
-    Header names are lower-case. `upstream_s` is the time the replica itself took to the first byte.
+    Header names are lower-case. `upstream_s` is the time the replica itself took to the first byte, `queue_s` the time
+    the request waited for its turn. `usage` is complete when `chunks` is at its end. `degraded` says why a lower rung
+    answered than the one asked for; "" where none did.
     """
 
     status: int
@@ -100,6 +165,10 @@ class EngineReply:
     replica: str
     num_attempts: int = 1
     upstream_s: float = 0.0
+    queue_s: float = 0.0
+    rung: int = 0
+    degraded: str = ""
+    usage: TokenUsage = field(default_factory=TokenUsage)
 
 
 class Engine(Protocol):
