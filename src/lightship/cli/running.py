@@ -17,15 +17,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightship.cli.gateway_config import gateway_config
 from lightship.cli.prepare import Surroundings
 from lightship.cli.variant_worker import startup_budget_s
 from lightship.cli.worker_settings import openvino_settings
 from lightship.engines.openvino.adapter import OpenVinoAdapter
 from lightship.engines.process import WorkerProcess, free_port
 from lightship.errors import EngineError
-from lightship.gateway.config import GatewayConfig, ReplicaConfig, encode_config
+from lightship.gateway.config import ReplicaConfig, encode_config
 from lightship.ports.clock import Clock
-from lightship.ports.engine import HopTimeouts
 from lightship.ports.variants import Variant
 from lightship.spec.document import Spec
 
@@ -170,28 +170,18 @@ def _worker(spec: Spec, rung: RungToServe, port: int, around: Surroundings) -> S
 def _gateway(
     spec: Spec, rungs: Sequence[RungToServe], ports: Sequence[int], around: Surroundings, *, gateway_port: int
 ) -> tuple[str, SupervisedProcess]:
-    timeouts, retries = spec.gateway.timeouts, spec.gateway.retries
-    config = GatewayConfig(
-        host=spec.gateway.listen.host,
-        port=gateway_port,
-        model_name=spec.model.name,
-        replicas=tuple(
-            ReplicaConfig(
-                name=f"{rung.variant.manifest.name}-{rung.position}",
-                base_url=f"http://127.0.0.1:{port}",
-                model_name=spec.model.name,
-                variant_name=rung.variant.manifest.name,
-                variant_digest=rung.variant.manifest.digest,
-                rung=rung.position,
-            )
-            for rung, port in zip(rungs, ports, strict=True)
-        ),
-        timeouts=HopTimeouts(timeouts.connect_s, timeouts.first_token_s, timeouts.next_token_s, timeouts.total_s),
-        max_attempts=retries.max_attempts,
-        retry_budget_share=retries.budget_share,
-        body_limit_bytes=spec.gateway.body_limit,
-        drain_timeout_s=spec.gateway.drain_timeout_s,
-    )
+    replicas = [
+        ReplicaConfig(
+            name=f"{rung.variant.manifest.name}-{rung.position}",
+            base_url=f"http://127.0.0.1:{port}",
+            model_name=spec.model.name,
+            variant_name=rung.variant.manifest.name,
+            variant_digest=rung.variant.manifest.digest,
+            rung=rung.position,
+        )
+        for rung, port in zip(rungs, ports, strict=True)
+    ]
+    config = gateway_config(spec, replicas, port=gateway_port)
     config_path = _run_file(around, f"gateway-{gateway_port}.json")
     config_path.write_bytes(encode_config(config))
     host = "127.0.0.1" if spec.gateway.listen.host in {"0.0.0.0", "::"} else spec.gateway.listen.host
