@@ -13,7 +13,7 @@ LAYERS = [  # lowest first; names in one set may not import each other
     {"errors", "units"},
     {"spec", "wire"},
     {"ports", "observability"},
-    {"artifacts", "serving"},
+    {"artifacts", "serving", "transport"},
     {"compression", "evaluation", "engines", "planning", "deploy"},
     {"gateway"},
     {"cli", "console", "testing"},

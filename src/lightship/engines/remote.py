@@ -1,21 +1,18 @@
 """The engine behind one OpenAI-compatible base URL: the HTTP leaf every gateway request ends in.
 
-Bytes go through as they are: nothing is decompressed, parsed or re-framed. Why aiohttp: the fastest maintained client
-for asyncio with per-connection control, which cancelling an upstream at once needs.
+Bytes go through as they are: nothing is decompressed, parsed or re-framed. Why not a client library: see `transport`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+import ssl
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from http import HTTPStatus
+from types import TracebackType
 
-import aiohttp
 import msgspec
-from yarl import URL
 
 from lightship.ports.engine import (
     AttemptError,
@@ -25,6 +22,17 @@ from lightship.ports.engine import (
     HopTimeouts,
     StreamBrokenError,
 )
+from lightship.transport.connection import ResponseHead
+from lightship.transport.errors import (
+    ConnectError,
+    ConnectionLostError,
+    ConnectTimeoutError,
+    ResponseTimeoutError,
+    TransportError,
+)
+from lightship.transport.origin import parse_origin
+from lightship.transport.pool import ConnectionPool
+from lightship.transport.response import StreamedResponse
 from lightship.wire.errors import ApiError
 
 # Before the first byte another replica may do better on these; every other status is the answer.
@@ -44,10 +52,9 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-# Seconds. Below the 5 s after which common servers close an idle connection, so that a request never meets the close.
-_IDLE_CONNECTION_S = 4.0
-# aiohttp wants larger bodies as files, to send them in pieces.
-_WHOLE_BODY_BYTES = 2**20
+# Seconds. A connection that was in use less long ago did not end because it was idle: what ends it ended the request,
+# and another replica is the better place for the next try.
+_DIED_IDLE_AFTER_S = 0.5
 # An error object is a few hundred bytes; what is longer is not one.
 _ERROR_BODY_BYTES = 64 * 2**10
 _ERROR_HEADERS = ("retry-after", "retry-after-ms", "x-reject-reason", "x-should-retry")
@@ -62,19 +69,12 @@ class ProbeResult(StrEnum):
     TIMED_OUT = "timed_out"
 
 
-def upstream_session() -> aiohttp.ClientSession:
-    """A session for any number of `RemoteEngine`s: connections are reused, never limited here, and keep no state.
+def upstream_session(*, ssl_context: ssl.SSLContext | None = None) -> ConnectionPool:
+    """Connections for any number of `RemoteEngine`s: used again, never limited here, and without state of their own.
 
     Not limited, because a request that waits in a client's pool is invisible; what limits requests is above.
     """
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_CONNECTION_S),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        trust_env=False,
-        timeout=aiohttp.ClientTimeout(total=None),
-        skip_auto_headers=("User-Agent",),
-    )
+    return ConnectionPool(ssl_context=ssl_context)
 
 
 def root_url(base_url: str) -> str:
@@ -86,114 +86,185 @@ class RemoteEngine:
     """One OpenAI-compatible endpoint as an `Engine`.
 
     A whole (not streamed) answer has its first byte only when it is complete, so `total_s` bounds that wait, and
-    `first_token_s` bounds it for streams.
+    `first_token_s` bounds it for streams. A request on a connection that was idle for a while, and that ends before any
+    byte of the answer, goes out once more on a new one: the server was closing it.
 
     Args:
         name: The replica's name, for replies and errors.
         base_url: Scheme, host, port and path, with or without `/v1`.
-        session: Open session, see `upstream_session`; the caller closes it.
+        session: Open connections, see `upstream_session`; the caller closes them.
         timeouts: Limits of this hop.
+        headers: Sent with each request, and stronger than a call's own; where an API key belongs.
 
+    Raises: ValueError: the address or a header makes no sense.
     Concurrency: safe for any number of calls at a time from one event loop.
     """
 
-    def __init__(self, *, name: str, base_url: str, session: aiohttp.ClientSession, timeouts: HopTimeouts) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        base_url: str,
+        session: ConnectionPool,
+        timeouts: HopTimeouts,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self._root = root_url(base_url)
-        self._session = session
+        origin = parse_origin(self._root)
+        self._base_path = origin.base_path
+        self._connections = session.to(origin)
         self._timeouts = timeouts
-        self._connect_timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect_s)
-        self._urls: dict[str, URL] = {}
+        self._fixed_headers = {
+            "host": origin.authority,
+            **{name.lower(): value for name, value in (headers or {}).items()},
+            "content-type": "application/json",
+            "accept-encoding": "identity",  # the gateway may have to add an event to a stream
+        }
+        self._fixed_lines = _header_lines(self._fixed_headers)
+        self._heads: dict[str, str] = {}
 
-    @asynccontextmanager
-    async def open(self, call: EngineCall) -> AsyncIterator[EngineReply]:
+    def open(self, call: EngineCall) -> _OpenCall:
         """See `Engine`. Leaving the context before the end of the body closes the connection: the replica stops."""
-        deadline_s = asyncio.get_running_loop().time() + self._timeouts.total_s
-        response, first_chunk = await self._first_byte(call)
-        try:
-            yield EngineReply(
-                status=response.status,
-                headers=_end_to_end_headers(response.raw_headers),
-                chunks=_Chunks(first_chunk, response, timeouts=self._timeouts, deadline_s=deadline_s),
-                replica=self.name,
-            )
-        finally:
-            response.close()  # after the end of the body this keeps the connection for the next call
+        return _OpenCall(self, call)
 
     async def probe_ready(self, *, timeout_s: float) -> ProbeResult:
         """Whether the endpoint wants requests. One that has no `/health/ready` does: most engines have none."""
+        request = f"GET {self._base_path}/health/ready HTTP/1.1\r\n{self._fixed_lines}\r\n".encode("ascii")
+        response: StreamedResponse | None = None
         try:
-            async with (
-                asyncio.timeout(timeout_s),
-                self._session.get(URL(self._root + "/health/ready"), allow_redirects=False) as response,
-            ):
-                is_ready = response.status < HTTPStatus.INTERNAL_SERVER_ERROR or response.status == 501
-                return ProbeResult.READY if is_ready else ProbeResult.NOT_READY
-        except TimeoutError:
+            async with asyncio.timeout(timeout_s):
+                response = await self.exchange(request, limit_s=timeout_s)
+                await response.read()
+        except (TimeoutError, ConnectTimeoutError, ResponseTimeoutError):
             return ProbeResult.TIMED_OUT
-        except (aiohttp.ClientError, OSError):
+        except TransportError:
             return ProbeResult.UNREACHABLE
+        finally:
+            if response is not None:
+                response.close()
+        status = response.head.status if response.head is not None else 0
+        is_ready = status < HTTPStatus.INTERNAL_SERVER_ERROR or status == 501
+        return ProbeResult.READY if is_ready else ProbeResult.NOT_READY
 
-    async def _first_byte(self, call: EngineCall) -> tuple[aiohttp.ClientResponse, bytes]:
-        limit_s = self._timeouts.first_token_s if call.is_streaming else self._timeouts.total_s
+    async def first_byte(self, call: EngineCall) -> tuple[StreamedResponse, bytes]:
+        """The answer to a call, committed to with its first bytes.
+
+        Raises: AttemptError.
+        """
+        timeouts = self._timeouts
+        started_s = asyncio.get_running_loop().time()
+        limit_s = timeouts.first_token_s if call.is_streaming else timeouts.total_s
+        response: StreamedResponse | None = None
         try:
-            async with asyncio.timeout(limit_s):
-                response = await self._send(call)
-                try:
-                    return response, await self._committed_chunk(response)
-                except BaseException:  # cancellation too: the connection must not outlive the attempt
-                    response.close()
+            response = await self.exchange(self._request(call), limit_s=limit_s)
+            chunk = await self._committed_chunk(response)
+        except TransportError as error:
+            if response is not None:
+                response.close()
+            raise AttemptError(attempt_failure(error), f"{self._root}: {error}", replica=self.name) from error
+        except BaseException:  # cancellation too: the connection must not outlive the attempt
+            if response is not None:
+                response.close()
+            raise
+        response.set_limits(wait_s=timeouts.next_token_s, ends_at_s=started_s + timeouts.total_s)
+        return response, chunk
+
+    async def exchange(self, request: bytes, *, limit_s: float) -> StreamedResponse:
+        """The answer to a request as far as its first bytes; the caller closes it.
+
+        Raises: TransportError.
+        """
+        connections = self._connections
+        now_s = asyncio.get_running_loop().time()
+        ends_at_s = now_s + limit_s
+        connection = connections.take_idle()
+        was_idle = connection is not None and now_s - connection.idle_since_s >= _DIED_IDLE_AFTER_S
+        while True:
+            if connection is None:
+                connection = await connections.connect(timeout_s=min(self._timeouts.connect_s, limit_s))
+            response = StreamedResponse(ends_at_s=ends_at_s)
+            try:
+                response.send(connection, request)
+                await response.wait()
+            except ConnectionLostError:
+                if not was_idle or connection.has_received:
                     raise
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            failure = attempt_failure(error)
-            raise AttemptError(failure, f"{self._root}: {_said(error)}", replica=self.name) from error
+                connection, was_idle = None, False
+            except BaseException:
+                response.close()
+                raise
+            else:
+                return response
 
-    async def _send(self, call: EngineCall) -> aiohttp.ClientResponse:
-        url = self._urls.get(call.path)
-        if url is None:
-            url = self._urls[call.path] = URL(self._root + call.path)
-        headers = {
-            "content-type": "application/json",
-            "accept-encoding": "identity",  # the gateway may have to add an event to a stream
-            "x-request-id": call.request_id,
-            **call.headers,
-        }
-        body = call.body if len(call.body) <= _WHOLE_BODY_BYTES else io.BytesIO(call.body)
-        return await self._session.request(
-            "POST", url, data=body, headers=headers, timeout=self._connect_timeout, allow_redirects=False
+    def _request(self, call: EngineCall) -> bytes:
+        start = self._heads.get(call.path)
+        if start is None:
+            start = f"POST {self._base_path}{call.path} HTTP/1.1\r\n{self._fixed_lines}"
+            self._heads[call.path] = start
+        own = _header_lines(
+            {
+                "x-request-id": call.request_id,
+                **{name: value for name, value in call.headers.items() if name not in self._fixed_headers},
+            }
         )
+        head = f"{start}{own}content-length: {len(call.body)}\r\n\r\n"
+        return head.encode("ascii") + call.body
 
-    async def _committed_chunk(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _committed_chunk(self, response: StreamedResponse) -> bytes:
         """The first bytes of an answer, which are empty only where the status says everything."""
-        status = response.status
+        chunk = await response.read()
+        head = response.head
+        assert head is not None
+        status = head.status
         if status in RETRYABLE_STATUSES or HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
             raise AttemptError(
                 AttemptFailure.BAD_STATUS,
                 f"{self._root} answered {status}",
                 replica=self.name,
                 status=status,
-                api_error=await _error_object(response),
+                api_error=await _error_object(head, chunk, response),
             )
-        chunk = await response.content.readany()
         if not chunk and status < HTTPStatus.MULTIPLE_CHOICES:
             message = f"{self._root} answered {status} without a body"
             raise AttemptError(AttemptFailure.CLOSED_EARLY, message, replica=self.name, status=status)
         return chunk
 
 
+class _OpenCall:
+    """The context of one call. A class, because it is entered for every request and a generator costs more."""
+
+    __slots__ = ("_call", "_engine", "_response")
+
+    def __init__(self, engine: RemoteEngine, call: EngineCall) -> None:
+        self._engine = engine
+        self._call = call
+
+    async def __aenter__(self) -> EngineReply:
+        self._response, chunk = await self._engine.first_byte(self._call)
+        head = self._response.head
+        assert head is not None
+        return EngineReply(
+            status=head.status,
+            headers=_end_to_end_headers(head.headers),
+            chunks=_Chunks(chunk, self._response),
+            replica=self._engine.name,
+        )
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._response.close()
+
+
 class _Chunks:
     """The body as it arrives. A class, so that one that is never read to its end leaves no generator behind."""
 
-    __slots__ = ("_content", "_deadline_s", "_first", "_loop", "_next_token_s")
+    __slots__ = ("_first", "_response")
 
-    def __init__(
-        self, first: bytes, response: aiohttp.ClientResponse, *, timeouts: HopTimeouts, deadline_s: float
-    ) -> None:
+    def __init__(self, first: bytes, response: StreamedResponse) -> None:
         self._first = first
-        self._content = response.content
-        self._next_token_s = timeouts.next_token_s
-        self._deadline_s = deadline_s
-        self._loop = asyncio.get_running_loop()
+        self._response = response
 
     def __aiter__(self) -> _Chunks:
         return self
@@ -203,24 +274,14 @@ class _Chunks:
             first, self._first = self._first, b""
             return first
         try:
-            chunk = await self._next()
-        except TimeoutError as error:
+            chunk = await self._response.read()
+        except ResponseTimeoutError as error:
             raise StreamBrokenError("the engine stopped sending, or took too long in all") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise StreamBrokenError(f"the engine broke off: {_said(error)}") from error
+        except TransportError as error:
+            raise StreamBrokenError(f"the engine broke off: {error}") from error
         if not chunk:
             raise StopAsyncIteration
         return chunk
-
-    async def _next(self) -> bytes:
-        now_s = self._loop.time()
-        if now_s >= self._deadline_s:
-            raise TimeoutError
-        chunk = self._content.read_nowait()
-        if chunk or self._content.at_eof():
-            return chunk
-        async with asyncio.timeout_at(min(now_s + self._next_token_s, self._deadline_s)):
-            return await self._content.readany()
 
 
 class _ErrorFields(msgspec.Struct, frozen=True):
@@ -235,17 +296,16 @@ class _ErrorBody(msgspec.Struct, frozen=True):
     error: _ErrorFields
 
 
-async def _error_object(response: aiohttp.ClientResponse) -> ApiError | None:
-    body = b""
+async def _error_object(head: ResponseHead, body: bytes, response: StreamedResponse) -> ApiError | None:
     try:
-        while len(body) <= _ERROR_BODY_BYTES and (chunk := await response.content.readany()):
+        while len(body) <= _ERROR_BODY_BYTES and (chunk := await response.read()):
             body += chunk
         fields = msgspec.json.decode(body, type=_ErrorBody).error
-    except (aiohttp.ClientError, OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (TransportError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None  # not an error object; the status alone says enough
-    headers = _end_to_end_headers(response.raw_headers)
+    headers = _end_to_end_headers(head.headers)
     return ApiError(
-        response.status,
+        head.status,
         fields.message,
         type=fields.type or "server_error",
         code=None if fields.code is None else str(fields.code),
@@ -255,28 +315,36 @@ async def _error_object(response: aiohttp.ClientResponse) -> ApiError | None:
     )
 
 
-def attempt_failure(error: aiohttp.ClientError | TimeoutError | OSError) -> AttemptFailure:
-    """The kind of failure behind any exception the client library raises before the first byte."""
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
+def attempt_failure(error: TransportError) -> AttemptFailure:
+    """The kind of failure behind anything that goes wrong before the first byte."""
+    if isinstance(error, ConnectTimeoutError):
         return AttemptFailure.CONNECT_TIMEOUT
-    if isinstance(error, aiohttp.ClientConnectorError):
+    if isinstance(error, ConnectError):
         return AttemptFailure.CONNECT
-    if isinstance(error, TimeoutError):
+    if isinstance(error, ResponseTimeoutError):
         return AttemptFailure.FIRST_TOKEN_TIMEOUT
     return AttemptFailure.CLOSED_EARLY
+
+
+def _header_lines(headers: Mapping[str, str]) -> str:
+    """The lines of a head. Raises: ValueError: a header holds what could end it early."""
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    for line in lines:
+        if not line.isprintable() or not line.isascii():
+            name = line.partition(":")[0]
+            raise ValueError(f"the header {name!r} holds characters that no header may have")
+    return "\r\n".join([*lines, ""])
 
 
 def _end_to_end_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for raw_name, raw_value in raw_headers:
-        name = raw_name.decode("latin-1").lower()
+        name = raw_name.decode("latin-1")
         value = raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    listed = headers.get("connection", "").lower().split(",")
-    for name in [*HOP_BY_HOP, *(token.strip() for token in listed)]:
-        headers.pop(name, None)
+    if (connection := headers.get("connection")) is not None:
+        for token in connection.lower().split(","):
+            headers.pop(token.strip(), None)
+    for name in HOP_BY_HOP & headers.keys():
+        del headers[name]
     return headers
-
-
-def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__

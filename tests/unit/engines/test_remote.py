@@ -3,33 +3,44 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-import aiohttp
 import pytest
 
 from lightship.engines.remote import ProbeResult, RemoteEngine, attempt_failure, root_url, upstream_session
 from lightship.ports.engine import AttemptError, AttemptFailure, EngineCall, HopTimeouts
 from lightship.testing.fake_engine import FakeReply, always
 from lightship.testing.fake_upstream import FakeUpstream
+from lightship.transport.errors import (
+    ConnectError,
+    ConnectionLostError,
+    ConnectTimeoutError,
+    MalformedResponseError,
+    ResponseTimeoutError,
+    TransportError,
+)
 
 TIMEOUTS = HopTimeouts(connect_s=5, first_token_s=5, next_token_s=5, total_s=5)
 CALL = EngineCall(path="/v1/completions", body=b'{"model":"m"}', request_id="r", model="m", is_streaming=False)
 
 
-def all_subclasses(kind: type[aiohttp.ClientError]) -> Iterator[type[aiohttp.ClientError]]:
+def all_subclasses(kind: type[TransportError]) -> Iterator[type[TransportError]]:
     yield kind
     for subclass in kind.__subclasses__():
         yield from all_subclasses(subclass)
 
 
-@pytest.mark.parametrize("kind", sorted(set(all_subclasses(aiohttp.ClientError)), key=str))
-def test_attempt_failure_every_client_error_has_a_kind(kind: type[aiohttp.ClientError]) -> None:
-    expected = AttemptFailure.CLOSED_EARLY
-    if issubclass(kind, aiohttp.ClientConnectorError):
-        expected = AttemptFailure.CONNECT
-    if issubclass(kind, TimeoutError):
-        is_connect = kind.__name__ == "ConnectionTimeoutError"
-        expected = AttemptFailure.CONNECT_TIMEOUT if is_connect else AttemptFailure.FIRST_TOKEN_TIMEOUT
-    assert attempt_failure(kind.__new__(kind)) is expected
+EXPECTED_FAILURES = {
+    TransportError: AttemptFailure.CLOSED_EARLY,
+    ConnectError: AttemptFailure.CONNECT,
+    ConnectTimeoutError: AttemptFailure.CONNECT_TIMEOUT,
+    ConnectionLostError: AttemptFailure.CLOSED_EARLY,
+    MalformedResponseError: AttemptFailure.CLOSED_EARLY,
+    ResponseTimeoutError: AttemptFailure.FIRST_TOKEN_TIMEOUT,
+}
+
+
+@pytest.mark.parametrize("kind", sorted(set(all_subclasses(TransportError)), key=str))
+def test_attempt_failure_every_transport_error_has_a_kind(kind: type[TransportError]) -> None:
+    assert attempt_failure(kind("x")) is EXPECTED_FAILURES[kind]
 
 
 @pytest.mark.parametrize("url", ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"])
