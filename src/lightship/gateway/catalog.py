@@ -15,25 +15,41 @@ _ECHOED_CHARS = 200
 
 @dataclass(frozen=True)
 class Address:
-    """Where a model name leads. `name` is one of the configured ones; `degraded` is the answer's `x-degraded`."""
+    """Where a model name leads.
+
+    `name` is one of the configured ones, `served_model` the one whose ladder it is about; `degraded` is the answer's
+    `x-degraded`.
+    """
 
     name: str
     rung: int
     degraded: str
+    served_model: str = ""
 
 
 class ModelCatalog:
     """All names, and what each leads to."""
 
     def __init__(self, model_name: str, replicas: Iterable[ReplicaConfig], *, created_unix_s: float) -> None:
-        self._addresses = {model_name: Address(model_name, 0, "no")}
-        self.cards: dict[str, ModelCard] = {}
-        for replica in sorted(replicas, key=lambda replica: replica.rung):
-            explicit = f"{model_name}@{replica.variant_name}"
-            degraded = f"rung={replica.rung}; reason=explicit" if replica.rung else "no"
-            self._addresses.setdefault(explicit, Address(explicit, replica.rung, degraded))
-            for name in [explicit] if replica.rung else [model_name, explicit]:
-                self.cards.setdefault(name, _card(name, replica, created_unix_s=created_unix_s))
+        self._created_unix_s = created_unix_s
+        self.apply(model_name, replicas)
+
+    def apply(self, model_name: str, replicas: Iterable[ReplicaConfig]) -> None:
+        """Effects: only these replicas are meant from now on, under `model_name` unless they have a `served_model`."""
+        addresses: dict[str, Address] = {}
+        cards: dict[str, ModelCard] = {}
+        by_model: dict[str, list[ReplicaConfig]] = {}
+        for replica in replicas:
+            by_model.setdefault(replica.served_model or model_name, []).append(replica)
+        for model, ladder in by_model.items():
+            addresses[model] = Address(model, 0, "no", model)
+            for replica in sorted(ladder, key=lambda replica: replica.rung):
+                explicit = f"{model}@{replica.variant_name}"
+                degraded = f"rung={replica.rung}; reason=explicit" if replica.rung else "no"
+                addresses.setdefault(explicit, Address(explicit, replica.rung, degraded, model))
+                for name in [explicit] if replica.rung else [model, explicit]:
+                    cards.setdefault(name, _card(name, replica, created_unix_s=self._created_unix_s))
+        self._addresses, self.cards = addresses, cards
 
     @property
     def names(self) -> list[str]:

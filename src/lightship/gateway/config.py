@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -17,17 +17,20 @@ from urllib.parse import urlsplit
 import msgspec
 
 from lightship.errors import UsageError
+from lightship.gateway.server_config import ServerConfig, server_problems
 from lightship.ports.engine import HopTimeouts
 
 # What may stand in a header or a metric label without quoting.
 _PLAIN_NAME = re.compile(r"[!-~]{1,256}")
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
 class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One running engine.
 
-    `model_name` is what it calls its model; `rung` its place on the ladder, 0 at the top. An empty `variant_digest`
-    means that the replica itself says which variant it serves.
+    `model_name` is what it calls its model; `served_model` the name clients send for it, by default the gateway's own;
+    `rung` its place on the ladder of that name, 0 at the top. An empty `variant_digest` means that the replica itself
+    says which variant it serves. `api_key_env` names the environment variable that holds its key.
     """
 
     name: str
@@ -37,13 +40,15 @@ class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     variant_digest: str = ""
     rung: int = 0
     context_length: int | None = None
+    served_model: str = ""
+    api_key_env: str = ""
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything about one gateway process; all limits are finite.
 
-    `retry_budget_share` bounds retries in relation to requests. `max_in_flight` bounds requests under way, and with
-    `body_limit_bytes` the memory they take.
+    `model_name` is the name clients send for replicas that name no other one. `retry_budget_share` bounds retries in
+    relation to requests. `max_in_flight` bounds requests under way, and with `body_limit_bytes` the memory they take.
     """
 
     model_name: str
@@ -58,6 +63,16 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     body_timeout_s: float = 30.0
     drain_timeout_s: float = 30.0
     health_interval_s: float = 1.0
+    server: ServerConfig = ServerConfig()
+
+    @property
+    def served_models(self) -> tuple[str, ...]:
+        """The names clients send, each once, in the order of the replicas."""
+        return tuple(dict.fromkeys(self.served_model_of(replica) for replica in self.replicas))
+
+    def served_model_of(self, replica: ReplicaConfig) -> str:
+        """The name clients send for this replica's model."""
+        return replica.served_model or self.model_name
 
 
 def read_config(path: Path) -> GatewayConfig:
@@ -106,7 +121,13 @@ def config_problems(config: GatewayConfig) -> Iterable[str]:
         yield "replicas: must name at least one replica"
     for position, replica in enumerate(config.replicas):
         yield from (f"replicas[{position}].{problem}" for problem in _replica_problems(replica))
-    yield from _ladder_problems(config.replicas)
+    yield from _repeated_names(config.replicas)
+    for model in config.served_models:
+        on_ladder = [replica for replica in config.replicas if config.served_model_of(replica) == model]
+        place = f"replicas of {model}" if len(config.served_models) > 1 else "replicas"
+        yield from (f"{place}: {problem}" for problem in _ladder_problems(on_ladder))
+    yield from _ambiguous_names(config)
+    yield from (f"server.{problem}" for problem in server_problems(config.server))
 
 
 def _number_problems(config: GatewayConfig) -> Iterable[str]:
@@ -127,6 +148,10 @@ def _number_problems(config: GatewayConfig) -> Iterable[str]:
 
 
 def _replica_problems(replica: ReplicaConfig) -> Iterable[str]:
+    if replica.served_model and not _PLAIN_NAME.fullmatch(replica.served_model):
+        yield f"served_model: must be plain printable text without spaces, got {replica.served_model!r}"
+    if replica.api_key_env and not _VARIABLE_NAME.fullmatch(replica.api_key_env):
+        yield "api_key_env: must be the name of an environment variable, not the key itself"  # which is not repeated
     for key in ("name", "model_name", "variant_name"):
         if not _PLAIN_NAME.fullmatch(getattr(replica, key)):
             yield f"{key}: must be plain printable text without spaces, got {getattr(replica, key)!r}"
@@ -147,19 +172,29 @@ def _is_http_url(text: str) -> bool:
     return parts.scheme in {"http", "https"} and bool(parts.hostname) and not parts.query and not parts.fragment
 
 
+def _repeated_names(replicas: Iterable[ReplicaConfig]) -> Iterable[str]:
+    counts = Counter(replica.name for replica in replicas)
+    yield from (f"replicas: the name {name!r} is given {count} times" for name, count in counts.items() if count > 1)
+
+
+def _ambiguous_names(config: GatewayConfig) -> Iterable[str]:
+    """Problems of names that would lead to one model's rung and to another model alike."""
+    explicit = {f"{config.served_model_of(replica)}@{replica.variant_name}" for replica in config.replicas}
+    for model in config.served_models:
+        if model in explicit:
+            yield f"replicas: {model!r} is the name of a model and of another model's variant"
+
+
 def _ladder_problems(replicas: Iterable[ReplicaConfig]) -> Iterable[str]:
-    by_name: dict[str, int] = defaultdict(int)
     variants: dict[int, set[tuple[str, str]]] = defaultdict(set)
     for replica in replicas:
-        by_name[replica.name] += 1
         variants[replica.rung].add((replica.variant_name, replica.variant_digest))
-    yield from (f"replicas: the name {name!r} is given {count} times" for name, count in by_name.items() if count > 1)
     if variants and sorted(variants) != list(range(len(variants))):
-        yield f"replicas: rungs must be 0, 1, 2, ... without a gap, got {sorted(variants)}"
+        yield f"rungs must be 0, 1, 2, ... without a gap, got {sorted(variants)}"
     rung_of: dict[str, int] = {}
     for rung, on_rung in sorted(variants.items()):
         if len(on_rung) > 1:
-            yield f"replicas: rung {rung} mixes variants {sorted(name for name, _ in on_rung)}; a rung serves one"
+            yield f"rung {rung} mixes variants {sorted(name for name, _ in on_rung)}; a rung serves one"
         for name in sorted({name for name, _ in on_rung}):
             if rung_of.setdefault(name, rung) != rung:
-                yield f"replicas: variant {name!r} is on rungs {rung_of[name]} and {rung}; one name, one rung"
+                yield f"variant {name!r} is on rungs {rung_of[name]} and {rung}; one name, one rung"
