@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with the bounds it lacks: size of the head, and time until it is there.
+"""uvicorn's HTTP protocol with the bounds it lacks: size of the head, time until it is there, time to take an answer.
 
 A head that is too large or malformed gets the OpenAI error object, as every other refused request does.
 """
@@ -17,15 +17,25 @@ from lightship.wire.errors import ApiError, invalid_request
 MAX_HEAD_BYTES = 64 * 2**10
 # From the connection, or the first byte of a later request on it, to the end of the head.
 HEAD_TIMEOUT_S = 20.0
+# How long a full write buffer may stay full: who does not read has left, for the engine that works for it.
+SEND_TIMEOUT_S = 30.0
+
+
+def with_send_timeout(send_timeout_s: float) -> type[BoundedHttpProtocol]:
+    """The protocol with another time to take an answer; uvicorn wants a class."""
+    return type("BoundedHttpProtocol", (BoundedHttpProtocol,), {"send_timeout_s": send_timeout_s})
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
     """One client connection."""
 
+    send_timeout_s = SEND_TIMEOUT_S
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._num_head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         """See `asyncio.Protocol`."""
@@ -35,7 +45,19 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         self._stop_head_timer()
+        self._stop_send_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The write buffer is full: the client has this long to make room."""
+        if self._send_timer is None:
+            self._send_timer = self.loop.call_later(self.send_timeout_s, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        self._stop_send_timer()
+        super().resume_writing()
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -85,6 +107,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _stop_send_timer(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
 
     def _send_and_close(self, error: ApiError) -> None:
         body = error.body_bytes()

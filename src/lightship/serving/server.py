@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp
 from lightship.errors import PortInUseError, UsageError
 from lightship.ports.clock import Clock, SystemClock
 from lightship.serving.drain import InFlight
-from lightship.serving.http_protocol import BoundedHttpProtocol
+from lightship.serving.http_protocol import SEND_TIMEOUT_S, with_send_timeout
 
 # After the drain time, to write what is in the buffers. Seconds.
 _CUT_AFTER_S = 1
@@ -30,7 +31,8 @@ class ServerSettings:
     """Where to listen and how long to finish.
 
     `keep_alive_s` bounds an idle connection, `drain_timeout_s` the time from the stop signal to the cut of requests
-    still under way.
+    still under way, `send_timeout_s` how long a client may leave unread what waits for it. Connections are encrypted
+    where `tls` is given; whoever owns the context may load a new certificate into it at any time.
     """
 
     host: str
@@ -38,6 +40,8 @@ class ServerSettings:
     drain_timeout_s: float = 30.0
     keep_alive_s: float = 75.0
     backlog: int = 2048
+    send_timeout_s: float = SEND_TIMEOUT_S
+    tls: ssl.SSLContext | None = None
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
@@ -134,7 +138,7 @@ async def serve(
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=BoundedHttpProtocol,
+        http=with_send_timeout(settings.send_timeout_s),
         ws="none",
         lifespan="on",
         access_log=False,
@@ -145,6 +149,8 @@ async def serve(
         timeout_graceful_shutdown=round(cut_after_s),
         backlog=settings.backlog,
     )
+    config.load()
+    config.ssl = settings.tls  # uvicorn would make one from files, once
     server = _DrainingServer(
         config,
         on_started=on_started,
