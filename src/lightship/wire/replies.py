@@ -151,3 +151,18 @@ class ModelList(msgspec.Struct, frozen=True):
 
     data: list[ModelCard]
     object: str = "list"
+
+
+class TokenizeReply(msgspec.Struct, frozen=True):
+    """Reply of `/tokenize`."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class DetokenizeReply(msgspec.Struct, frozen=True):
+    """Reply of `/detokenize`."""
+
+    prompt: str

@@ -1,0 +1,1 @@
+"""What of the API the gateway itself makes: `/v1/responses` for engines that lack it, and its own description."""
