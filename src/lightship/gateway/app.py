@@ -62,6 +62,7 @@ class GatewayApp:
         pool: Asked for readiness only.
         telemetry: Where requests are counted.
         clock: Time.
+        exposition: What `/metrics` shows; by default what `telemetry` counted.
 
     Concurrency: one event loop.
     """
@@ -75,8 +76,10 @@ class GatewayApp:
         pool: ReplicaPool,
         telemetry: GatewayTelemetry,
         clock: Clock,
+        exposition: Callable[[], Awaitable[bytes]] | None = None,
     ) -> None:
         self.in_flight = InFlight()
+        self._exposition = exposition or _own_exposition(telemetry)
         self._config = config
         self._engine = engine
         self._catalog = catalog
@@ -90,6 +93,11 @@ class GatewayApp:
             "/health/ready": self._ready,
             "/metrics": self._metrics,
         }
+
+    def apply(self, config: GatewayConfig) -> None:
+        """Effects: requests that begin from now on meet these names and limits."""
+        self._config = config
+        self._catalog.apply(config.model_name, config.replicas)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -214,7 +222,14 @@ class GatewayApp:
 
     async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope, receive
-        await send_bytes(send, self._telemetry.exposition(), headers={"content-type": CONTENT_TYPE_PLAIN_1_0_0})
+        await send_bytes(send, await self._exposition(), headers={"content-type": CONTENT_TYPE_PLAIN_1_0_0})
+
+
+def _own_exposition(telemetry: GatewayTelemetry) -> Callable[[], Awaitable[bytes]]:
+    async def exposition() -> bytes:
+        return telemetry.exposition()
+
+    return exposition
 
 
 async def _raise_when_gone(receive: Receive) -> None:

@@ -82,6 +82,8 @@ class ReplicaPool:
         self._clock = clock
         self._interval_s = interval_s
         self._num_starts = 0
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
         self.states = [replica.state for replica in self._replicas.values()]
 
     def __getitem__(self, name: str) -> Replica:
@@ -115,17 +117,54 @@ class ReplicaPool:
         """An attempt could not reach the replica."""
         self._set_health(replica, health_after_failed_connect(replica.health))
 
+    async def apply(self, replicas: Iterable[Replica], *, interval_s: float) -> None:
+        """Effects: from now on these are the replicas.
+
+        One that is configured as before keeps all that is known of it, and gets the new engine. New ones are probed
+        before the change, which is one step. Requests under way end where they began.
+        """
+        kept: dict[str, Replica] = {}
+        fresh: list[Replica] = []
+        for replica in replicas:
+            known = self._replicas.get(replica.config.name)
+            if known is not None and known.config == replica.config:
+                kept[known.config.name] = known
+                known.engine = replica.engine
+            else:
+                kept[replica.config.name] = replica
+                fresh.append(replica)
+        async with asyncio.TaskGroup() as group:
+            for replica in fresh:
+                group.create_task(self._probe(replica))
+        self._interval_s = interval_s
+        self._replicas = kept
+        self.states = [replica.state for replica in kept.values()]
+        self._watch_all()
+
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Probes every replica once before the block runs, then in the background until it ends."""
         await self.probe_all()
         async with asyncio.TaskGroup() as group:
-            watchers = [group.create_task(self._watch(replica)) for replica in self]
+            self._group = group
+            self._watch_all()
             try:
                 yield
             finally:
-                for watcher in watchers:
+                self._group = None
+                for watcher in self._watchers.values():
                     watcher.cancel()
+                self._watchers.clear()
+
+    def _watch_all(self) -> None:
+        """Effects: one watcher per replica there is, and none for those that are gone."""
+        if self._group is None:
+            return
+        for name in [name for name in self._watchers if name not in self._replicas]:
+            self._watchers.pop(name).cancel()
+        for name in self._replicas:
+            if name not in self._watchers:
+                self._watchers[name] = self._group.create_task(self._watch(name))
 
     async def probe_all(self) -> None:
         """Effects: brings the readiness of every replica up to date."""
@@ -133,10 +172,10 @@ class ReplicaPool:
             for replica in self:
                 group.create_task(self._probe(replica))
 
-    async def _watch(self, replica: Replica) -> None:
+    async def _watch(self, name: str) -> None:
         while True:
             await self._clock.sleep(self._interval_s)
-            await self._probe(replica)
+            await self._probe(self._replicas[name])
 
     async def _probe(self, replica: Replica) -> None:
         result = await replica.engine.probe_ready(timeout_s=PROBE_TIMEOUT_S)

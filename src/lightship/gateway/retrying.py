@@ -24,9 +24,14 @@ class RetryBudget:
     """
 
     def __init__(self, share: float) -> None:
+        self._units = RESERVE_RETRIES * _UNITS_PER_RETRY
+        self.apply(share)
+
+    def apply(self, share: float) -> None:
+        """Effects: retries are bounded by this share from now on."""
         self._deposit_units = round(share * _UNITS_PER_RETRY)
         self._most_units = RESERVE_RETRIES * _UNITS_PER_RETRY if self._deposit_units else 0
-        self._units = self._most_units
+        self._units = min(self._units, self._most_units)
 
     def note_request(self) -> None:
         """Every request pays in its share."""
@@ -57,6 +62,11 @@ class RetryingEngine:
         self._inner = inner
         self._max_attempts = max_attempts
         self._budget = budget
+
+    def apply(self, *, max_attempts: int, budget_share: float) -> None:
+        """Effects: calls from now on get these limits; the budget keeps what it holds, up to its new size."""
+        self._max_attempts = max_attempts
+        self._budget.apply(budget_share)
 
     @asynccontextmanager
     async def open(self, call: EngineCall) -> AsyncIterator[EngineReply]:

@@ -1,49 +1,143 @@
-"""Puts a gateway together from its configuration, and takes it apart again."""
+"""Puts a gateway together from its configuration, changes it while it runs, and takes it apart again."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from lightship.engines.remote import RemoteEngine, upstream_session
+from lightship.errors import UsageError
 from lightship.gateway.app import GatewayApp
 from lightship.gateway.catalog import ModelCatalog
-from lightship.gateway.config import GatewayConfig
+from lightship.gateway.config import GatewayConfig, ReplicaConfig
 from lightship.gateway.replicas import Replica, ReplicaPool
-from lightship.gateway.stack import build_stack
+from lightship.gateway.stack import Stack, build_stack
 from lightship.gateway.telemetry import GatewayTelemetry
 from lightship.ports.clock import Clock, SystemClock
+from lightship.transport.pool import ConnectionPool
+
+Exposition = Callable[[], Awaitable[bytes]]
+
+
+@dataclass(frozen=True)
+class RunningGateway:
+    """A gateway that can be changed while it serves.
+
+    Concurrency: one event loop; one `apply` at a time.
+    """
+
+    app: GatewayApp
+    pool: ReplicaPool
+    stack: Stack
+    telemetry: GatewayTelemetry
+    session: ConnectionPool
+    environment: Mapping[str, str]
+
+    async def apply(self, config: GatewayConfig) -> None:
+        """Puts another configuration to use; requests under way end as they began.
+
+        New replicas are probed first. Everything after that is one step, in which no request can begin.
+        """
+        replicas = make_replicas(config, self.session, environment=self.environment)
+        await self.pool.apply(replicas, interval_s=config.health_interval_s)
+        self.stack.apply(config)
+        self.telemetry.watch_replicas(self.pool)
+        self.app.apply(config)
 
 
 def build_app(
     config: GatewayConfig, replicas: Iterable[Replica], *, clock: Clock, telemetry: GatewayTelemetry
 ) -> tuple[GatewayApp, ReplicaPool]:
     """The app in front of these replicas, and their pool; nothing is probed yet (see `ReplicaPool.watching`)."""
-    pool = ReplicaPool(replicas, clock=clock, interval_s=config.health_interval_s)
-    telemetry.watch_replicas(pool)
-    app = GatewayApp(
-        config,
-        engine=build_stack(pool, config, telemetry=telemetry, clock=clock),
-        catalog=ModelCatalog(config.model_name, config.replicas, created_unix_s=clock.unix_s()),
-        pool=pool,
-        telemetry=telemetry,
-        clock=clock,
-    )
+    app, pool, _ = _assemble(config, replicas, clock=clock, telemetry=telemetry, exposition=None)
     return app, pool
+
+
+def make_replicas(config: GatewayConfig, session: ConnectionPool, *, environment: Mapping[str, str]) -> list[Replica]:
+    """The configured replicas, reached over HTTP; their keys come from the environment.
+
+    Raises: UsageError: a key is not there, or is none.
+    """
+    return [
+        Replica(
+            replica,
+            RemoteEngine(
+                name=replica.name,
+                base_url=replica.base_url,
+                session=session,
+                timeouts=config.timeouts,
+                headers=_authorization(replica, environment),
+            ),
+        )
+        for replica in config.replicas
+    ]
+
+
+def _authorization(replica: ReplicaConfig, environment: Mapping[str, str]) -> dict[str, str]:
+    if not replica.api_key_env:
+        return {}
+    key = environment.get(replica.api_key_env, "").strip()
+    if not key or not key.isascii() or not key.isprintable():
+        what = f"the environment variable {replica.api_key_env} " + ("is not set" if not key else "holds no API key")
+        hint = "Set it to the endpoint's key before the start, or name another one as api_key_env."
+        raise UsageError(what, where=f"upstream {replica.name}", hint=hint)
+    return {"authorization": f"Bearer {key}"}
+
+
+@asynccontextmanager
+async def reloadable_gateway(
+    config: GatewayConfig,
+    *,
+    telemetry: GatewayTelemetry | None = None,
+    exposition: Exposition | None = None,
+    environment: Mapping[str, str] = os.environ,
+    clock: Clock | None = None,
+) -> AsyncIterator[RunningGateway]:
+    """A gateway whose replicas have been probed and are watched until the block ends. Serve it on one event loop.
+
+    Args:
+        config: What to begin with.
+        telemetry: Where requests are counted.
+        exposition: What `/metrics` shows; by default what `telemetry` counted.
+        environment: Where the keys of replicas are.
+        clock: Time.
+    """
+    clock = clock or SystemClock()
+    telemetry = telemetry or GatewayTelemetry()
+    async with upstream_session() as session:
+        replicas = make_replicas(config, session, environment=environment)
+        app, pool, stack = _assemble(config, replicas, clock=clock, telemetry=telemetry, exposition=exposition)
+        async with pool.watching():
+            yield RunningGateway(app, pool, stack, telemetry, session, environment)
 
 
 @asynccontextmanager
 async def running_gateway(config: GatewayConfig, *, clock: Clock | None = None) -> AsyncIterator[GatewayApp]:
-    """An app whose replicas have been probed and are watched until the block ends. Serve it on one event loop."""
-    clock = clock or SystemClock()
-    async with upstream_session() as session:
-        replicas = [
-            Replica(
-                replica,
-                RemoteEngine(name=replica.name, base_url=replica.base_url, session=session, timeouts=config.timeouts),
-            )
-            for replica in config.replicas
-        ]
-        app, pool = build_app(config, replicas, clock=clock, telemetry=GatewayTelemetry())
-        async with pool.watching():
-            yield app
+    """The app of a `reloadable_gateway`."""
+    async with reloadable_gateway(config, clock=clock) as gateway:
+        yield gateway.app
+
+
+def _assemble(
+    config: GatewayConfig,
+    replicas: Iterable[Replica],
+    *,
+    clock: Clock,
+    telemetry: GatewayTelemetry,
+    exposition: Exposition | None,
+) -> tuple[GatewayApp, ReplicaPool, Stack]:
+    pool = ReplicaPool(replicas, clock=clock, interval_s=config.health_interval_s)
+    telemetry.watch_replicas(pool)
+    stack = build_stack(pool, config, telemetry=telemetry, clock=clock)
+    app = GatewayApp(
+        config,
+        engine=stack.top,
+        catalog=ModelCatalog(config.model_name, config.replicas, created_unix_s=clock.unix_s()),
+        pool=pool,
+        telemetry=telemetry,
+        clock=clock,
+        exposition=exposition,
+    )
+    return app, pool, stack

@@ -14,6 +14,8 @@ Each layer is an `Engine` round another one. A new feature is a new layer with i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from lightship.gateway.balancing import BalancedEngine
 from lightship.gateway.config import GatewayConfig
 from lightship.gateway.observing import ObservedEngine
@@ -24,8 +26,21 @@ from lightship.ports.clock import Clock
 from lightship.ports.engine import Engine
 
 
-def build_stack(pool: ReplicaPool, config: GatewayConfig, *, telemetry: GatewayTelemetry, clock: Clock) -> Engine:
+@dataclass(frozen=True)
+class Stack:
+    """All layers between the app and the replicas; `top` is the one to call."""
+
+    top: Engine
+    retrying: RetryingEngine
+
+    def apply(self, config: GatewayConfig) -> None:
+        """Effects: calls from now on meet these settings; what the layers have learned stays."""
+        self.retrying.apply(max_attempts=config.max_attempts, budget_share=config.retry_budget_share)
+
+
+def build_stack(pool: ReplicaPool, config: GatewayConfig, *, telemetry: GatewayTelemetry, clock: Clock) -> Stack:
     """All layers between the app and the replicas."""
     engine: Engine = BalancedEngine(pool)
     engine = ObservedEngine(engine, telemetry=telemetry, clock=clock)
-    return RetryingEngine(engine, max_attempts=config.max_attempts, budget=RetryBudget(config.retry_budget_share))
+    retrying = RetryingEngine(engine, max_attempts=config.max_attempts, budget=RetryBudget(config.retry_budget_share))
+    return Stack(retrying, retrying)

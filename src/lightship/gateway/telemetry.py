@@ -106,7 +106,9 @@ class GatewayTelemetry:
         )
 
     def watch_replicas(self, pool: ReplicaPool) -> None:
-        """Effects: the gauges read the pool's state whenever they are asked for."""
+        """Effects: the gauges read the pool's state when they are asked for; replicas that are gone are forgotten."""
+        self._in_flight.clear()
+        self._replica_up.clear()
         for replica in pool:
             self._in_flight.labels(replica.state.name).set_function(partial(_num_in_flight, replica.state))
             self._replica_up.labels(replica.state.name).set_function(partial(_is_up, replica.state))

@@ -12,6 +12,15 @@ TIME_TO_FIRST_BYTE = "lightship_time_to_first_byte_seconds"
 ATTEMPTS = "lightship_attempts"
 IN_FLIGHT = "lightship_requests_in_flight"
 REPLICA_UP = "lightship_replica_up"
+CONFIG_RELOADS = "lightship_config_reloads"
+CONFIG_LAST_RELOAD_SUCCESSFUL = "lightship_config_last_reload_successful"
+CONFIG_LAST_RELOAD_TIME = "lightship_config_last_reload_success_timestamp_seconds"
+WORKERS = "lightship_gateway_workers"
+WORKER_RESTARTS = "lightship_gateway_worker_restarts"
+
+# Gauges of several processes add up, but for those that are one fact each process sees for itself.
+GAUGES_MERGED_BY_MAX = frozenset({REPLICA_UP})
+GAUGES_MERGED_BY_MIN: frozenset[str] = frozenset()
 
 # Engine worker; the three gauges that routers ask of every engine
 ENGINE_WAITING = "lightship_engine_requests_waiting"
