@@ -295,6 +295,13 @@ def test_tokenize_detokenize_returns_the_text(worker: Worker) -> None:
     assert worker.complete(prompt=text, max_tokens=1)["usage"]["prompt_tokens"] == reply["count"]
 
 
+def test_tokenize_is_found_under_both_prefixes_and_counts_a_conversation(worker: Worker) -> None:
+    replies = [worker.ask("POST", path, {"messages": CHAT["messages"]})[2] for path in ("/tokenize", "/v1/tokenize")]
+    assert replies[0] == replies[1]
+    answer = worker.ask("POST", "/v1/chat/completions", {**CHAT, "max_tokens": 1})[2]
+    assert json.loads(replies[0])["count"] == json.loads(answer)["usage"]["prompt_tokens"]
+
+
 def test_many_streams_at_once_all_complete(worker: Worker) -> None:
     async def one(client: openai.AsyncOpenAI, seed: int) -> int:
         stream = await client.completions.create(
@@ -395,6 +402,37 @@ BAD_BODIES = {
     "too-many-tokens": BadBody(
         "/v1/completions", {**TEXT, "max_tokens": 100_000}, 400, "prompt", "context_length_exceeded"
     ),
+    "json-mode": BadBody(
+        "/v1/chat/completions",
+        {**CHAT, "response_format": {"type": "json_object"}},
+        400,
+        "response_format",
+        "unsupported_parameter",
+    ),
+    "schema": BadBody(
+        "/v1/chat/completions",
+        {**CHAT, "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}},
+        400,
+        "response_format",
+        "unsupported_parameter",
+    ),
+    "tool-choice": BadBody(
+        "/v1/chat/completions", {**CHAT, "tool_choice": "required"}, 400, "tool_choice", "unsupported_parameter"
+    ),
+    "functions": BadBody(
+        "/v1/chat/completions", {**CHAT, "functions": [{"name": "f"}]}, 400, "functions", "unsupported_parameter"
+    ),
+    "audio": BadBody("/v1/chat/completions", {**CHAT, "audio": {"voice": "v"}}, 400, "audio", "unsupported_parameter"),
+    "guided": BadBody("/v1/chat/completions", {**CHAT, "guided_json": {}}, 400, "guided_json", "unknown_parameter"),
+    "many": BadBody("/v1/chat/completions", {**CHAT, "n": 17}, 400, "n", None),
+    "best-of": BadBody("/v1/completions", {**TEXT, "best_of": 3}, 400, "best_of", "unsupported_parameter"),
+    "suffix": BadBody("/v1/completions", {**TEXT, "suffix": "!"}, 400, "suffix", "unsupported_parameter"),
+    "embeddings": BadBody("/v1/embeddings", {"model": "tiny", "input": "hi"}, 404, None, "unsupported_path"),
+    "tokenize-both": BadBody("/tokenize", {"prompt": "a", "messages": CHAT["messages"]}, 400, "prompt", None),
+    "tokenize-template": BadBody(
+        "/v1/tokenize", {"prompt": "a", "chat_template": "x"}, 400, "chat_template", "unsupported_parameter"
+    ),
+    "detokenize-far": BadBody("/v1/detokenize", {"tokens": [10**12]}, 400, "tokens", None),
     "too-big": BadBody("/v1/completions", {**TEXT, "user": "x" * 300_000}, 413, None, "payload_too_large"),
     "bad-fault": BadBody("/simulated/faults", {"rules": [{"kind": "hang", "share": 2}]}, 400, "rules[0].share", None),
     "odd-fault": BadBody("/simulated/faults", {"rules": [{"kind": "trickle"}]}, 400, "rules[0]", "invalid_type"),

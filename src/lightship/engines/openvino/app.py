@@ -27,9 +27,11 @@ from lightship.wire.errors import (
     internal_error,
     method_not_allowed,
     overloaded,
+    path_not_supported,
     route_not_found,
     upstream_timed_out,
 )
+from lightship.wire.paths import CHAT_COMPLETIONS, COMPLETIONS, DETOKENIZE, EMBEDDINGS, TOKENIZE
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +71,14 @@ class WorkerApp:
         self._clock = clock
         self._pipeline_pid = pipeline_pid
         self._generation: dict[str, Work] = {
-            "/v1/completions": endpoints.completions,
-            "/v1/chat/completions": endpoints.chat_completions,
+            COMPLETIONS: endpoints.completions,
+            CHAT_COMPLETIONS: endpoints.chat_completions,
         }
-        self._bodies: dict[str, Work] = {"/tokenize": endpoints.tokenize, "/detokenize": endpoints.detokenize}
+        self._bodies: dict[str, Work] = {
+            prefix + path: work
+            for prefix in ("", "/v1")
+            for path, work in ((TOKENIZE, endpoints.tokenize), (DETOKENIZE, endpoints.detokenize))
+        }
         self._questions: dict[str, Question] = {
             "/v1/models": endpoints.models,
             "/health": self._ready,  # where vLLM has it, and so where load generators look
@@ -150,6 +156,8 @@ class WorkerApp:
             await self._drain(call)
         elif path in self._generation:
             _require_method(method, ("POST",), path)
+        elif path == EMBEDDINGS:
+            raise path_not_supported(path, reason="this engine serves generation models, which make no embeddings.")
         else:
             raise route_not_found(path)
 

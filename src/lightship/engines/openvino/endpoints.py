@@ -16,6 +16,7 @@ from lightship.engines.openvino.model_info import ModelInfo
 from lightship.engines.openvino.parameters import (
     GenerationOptions,
     chat_options,
+    check_tokenize,
     completion_options,
     resolve_max_tokens,
 )
@@ -23,35 +24,16 @@ from lightship.engines.openvino.prompts import check_tokens, prompt_tokens
 from lightship.engines.openvino.shapes import ChatShape, CompletionShape, ReplyHead
 from lightship.engines.openvino.tokens import ModelTokenizer
 from lightship.ports.clock import Clock
-from lightship.wire.errors import invalid_request, model_not_found
-from lightship.wire.replies import ModelCard, ModelList
-from lightship.wire.requests import ChatMessage, ChatRequest, CompletionRequest, decode_body
-
-
-class TokenizeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of `POST /tokenize`: a text, or a conversation to put through the chat template."""
-
-    model: str | None = None
-    prompt: str | None = None
-    messages: list[ChatMessage] | None = None
-    add_special_tokens: bool | None = None
-    return_token_strs: bool = False
-
-
-class TokenizeReply(msgspec.Struct, frozen=True):
-    """Reply of `POST /tokenize`."""
-
-    count: int
-    max_model_len: int
-    tokens: list[int]
-    token_strs: list[str] | None = None
-
-
-class DetokenizeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of `POST /detokenize`."""
-
-    tokens: list[int]
-    model: str | None = None
+from lightship.wire.errors import model_not_found
+from lightship.wire.replies import DetokenizeReply, ModelCard, ModelList, TokenizeReply
+from lightship.wire.requests import (
+    ChatMessage,
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+    decode_body,
+)
 
 
 class Endpoints:
@@ -106,8 +88,7 @@ class Endpoints:
         """`POST /tokenize`."""
         request = decode_body(body, TokenizeRequest)
         self._check_model(request.model)
-        if (request.prompt is None) == (request.messages is None):
-            raise invalid_request("Send either prompt or messages.", param="prompt")
+        check_tokenize(request)
         if request.messages is not None:
             tokens = self._chat_tokens(request.messages, add_special_tokens=request.add_special_tokens)
         else:
@@ -123,7 +104,7 @@ class Endpoints:
         if request.tokens:
             check_tokens(request.tokens, vocab_size=self._info.vocab_size, param="tokens")
         text = self._tokenizer.decode(request.tokens) if request.tokens else ""
-        await _send_record(call, {"prompt": text})
+        await _send_record(call, DetokenizeReply(text))
 
     async def models(self, call: Call) -> None:
         """`GET /v1/models`."""
@@ -178,5 +159,5 @@ class Endpoints:
         return [text for text in texts for _ in range(options.num_choices)]
 
 
-async def _send_record(call: Call, record: msgspec.Struct | dict[str, str]) -> None:
+async def _send_record(call: Call, record: msgspec.Struct) -> None:
     await call.send_json(msgspec.json.encode(record))

@@ -11,7 +11,7 @@ from typing import Any
 
 from lightship.engines.openvino.frames import FieldValue
 from lightship.wire.errors import context_length_exceeded, invalid_request, unsupported_parameter
-from lightship.wire.requests import ChatRequest, CompletionRequest
+from lightship.wire.requests import ChatRequest, CompletionRequest, TokenizeRequest
 
 MAX_CHOICES = 16
 MAX_PROMPTS = 256
@@ -146,6 +146,16 @@ def chat_options(request: ChatRequest) -> GenerationOptions:
     )
     _refuse_streamed_scores(options, param="top_logprobs")
     return options
+
+
+def check_tokenize(request: TokenizeRequest) -> None:
+    """Returns when the request can be honoured.
+
+    Raises: ApiError: 400, naming the parameter.
+    """
+    _refuse_unless_neutral(request, _TOKENIZE_NEUTRAL)
+    if (request.prompt is None) == (request.messages is None):
+        raise invalid_request("Send either prompt or messages.", param="prompt")
 
 
 def resolve_max_tokens(options: GenerationOptions, *, num_prompt_tokens: int, context_length: int, param: str) -> int:
@@ -306,13 +316,22 @@ _CHAT_NEUTRAL: Mapping[str, _Neutral] = {
     "web_search_options": _Neutral((), "nothing is searched."),
     "prompt_cache_retention": _Neutral(("in_memory", "in-memory"), "the prefix cache lives in memory only."),
 }
+_TOKENIZE_NEUTRAL: Mapping[str, _Neutral] = {
+    "add_generation_prompt": _Neutral((True,), "a conversation always ends with the prompt for the answer."),
+    "continue_final_message": _Neutral((False,), "a conversation always ends with the prompt for the answer."),
+    "chat_template": _Neutral((), "the model's own chat template is used."),
+    "chat_template_kwargs": _Neutral(({},), "the model's own chat template is used as it is."),
+    "tools": _Neutral(([],), _NO_TOOLS),
+}
 ACCEPTED_WITHOUT_EFFECT = frozenset(
     {"user", "metadata", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
 )
 """Fields that say who asks, or what to file an answer under; the answer does not depend on them."""
 
 
-def _refuse_unless_neutral(request: CompletionRequest | ChatRequest, neutral: Mapping[str, _Neutral]) -> None:
+def _refuse_unless_neutral(
+    request: CompletionRequest | ChatRequest | TokenizeRequest, neutral: Mapping[str, _Neutral]
+) -> None:
     for name, rule in neutral.items():
         value = getattr(request, name)
         if value is not None and value not in rule.values:

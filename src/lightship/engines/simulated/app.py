@@ -26,9 +26,11 @@ from lightship.wire.errors import (
     internal_error,
     method_not_allowed,
     overloaded,
+    path_not_supported,
     route_not_found,
     upstream_timed_out,
 )
+from lightship.wire.paths import CHAT_COMPLETIONS, COMPLETIONS, DETOKENIZE, EMBEDDINGS, TOKENIZE
 from lightship.wire.requests import decode_body
 
 logger = logging.getLogger(__name__)
@@ -69,10 +71,14 @@ class SimulatedApp:
         self._ready_at_s = ready_at_s
         self._draws = FaultDraws(config.faults)
         self._generation: dict[str, Work] = {
-            "/v1/completions": endpoints.completions,
-            "/v1/chat/completions": endpoints.chat_completions,
+            COMPLETIONS: endpoints.completions,
+            CHAT_COMPLETIONS: endpoints.chat_completions,
         }
-        self._bodies: dict[str, Work] = {"/tokenize": endpoints.tokenize, "/detokenize": endpoints.detokenize}
+        self._bodies: dict[str, Work] = {
+            prefix + path: work
+            for prefix in ("", "/v1")
+            for path, work in ((TOKENIZE, endpoints.tokenize), (DETOKENIZE, endpoints.detokenize))
+        }
         self._questions: dict[str, Question] = {
             "/v1/models": endpoints.models,
             "/health": self._ready,
@@ -185,6 +191,8 @@ class SimulatedApp:
             await self._fault_admin(call, method)
         elif path in self._generation:
             _require_method(method, ("POST",), path)
+        elif path == EMBEDDINGS:
+            raise path_not_supported(path, reason="this engine serves generation models, which make no embeddings.")
         else:
             raise route_not_found(path)
 

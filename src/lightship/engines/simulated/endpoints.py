@@ -13,6 +13,7 @@ from lightship.engines.openvino.call import Call
 from lightship.engines.openvino.parameters import (
     GenerationOptions,
     chat_options,
+    check_tokenize,
     completion_options,
     resolve_max_tokens,
 )
@@ -27,36 +28,16 @@ from lightship.engines.simulated.prompts import SimulatedTokenizer, chat_tokens
 from lightship.engines.simulated.runner import Mailbox, Runner
 from lightship.engines.simulated.text import VOCAB_SIZE, answer_length, block_hashes, decode_tokens, text_seed
 from lightship.ports.clock import Clock
-from lightship.wire.errors import invalid_request, model_not_found, unsupported_parameter
-from lightship.wire.replies import ModelCard, ModelList, PromptTokensDetails, Usage
-from lightship.wire.requests import ChatMessage, ChatRequest, CompletionRequest, decode_body
+from lightship.wire.errors import model_not_found, unsupported_parameter
+from lightship.wire.replies import DetokenizeReply, ModelCard, ModelList, PromptTokensDetails, TokenizeReply, Usage
+from lightship.wire.requests import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+    decode_body,
+)
 from lightship.wire.sse import DONE
-
-
-class TokenizeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of `POST /tokenize`: a text or a conversation. There are no special tokens to add."""
-
-    model: str | None = None
-    prompt: str | None = None
-    messages: list[ChatMessage] | None = None
-    add_special_tokens: bool | None = None
-    return_token_strs: bool = False
-
-
-class TokenizeReply(msgspec.Struct, frozen=True):
-    """Reply of `POST /tokenize`."""
-
-    count: int
-    max_model_len: int
-    tokens: list[int]
-    token_strs: list[str] | None = None
-
-
-class DetokenizeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of `POST /detokenize`."""
-
-    tokens: list[int]
-    model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -132,8 +113,7 @@ class Endpoints:
         """`POST /tokenize`."""
         request = decode_body(body, TokenizeRequest)
         self._check_model(request.model)
-        if (request.prompt is None) == (request.messages is None):
-            raise invalid_request("Send either prompt or messages.", param="prompt")
+        check_tokenize(request)
         if request.messages is not None:
             tokens = chat_tokens(request.messages, self._tokenizer)
         else:
@@ -147,7 +127,7 @@ class Endpoints:
         self._check_model(request.model)
         if request.tokens:
             check_tokens(request.tokens, vocab_size=VOCAB_SIZE, param="tokens")
-        await _send_record(call, {"prompt": decode_tokens(request.tokens)})
+        await _send_record(call, DetokenizeReply(decode_tokens(request.tokens)))
 
     async def models(self, call: Call) -> None:
         """`GET /v1/models`."""
@@ -287,5 +267,5 @@ def _refuse_logprobs(options: GenerationOptions) -> None:
         raise unsupported_parameter("logprobs", reason="a simulated engine has no model and so no probabilities.")
 
 
-async def _send_record(call: Call, record: msgspec.Struct | dict[str, str]) -> None:
+async def _send_record(call: Call, record: msgspec.Struct) -> None:
     await call.send_json(msgspec.json.encode(record))
