@@ -22,6 +22,7 @@ class ApiError(Exception):
         param: The request field that is wrong, or None.
         headers: Extra response headers, for example `retry-after`.
         origin: Which part answers: `gateway`, `engine`.
+        was_queued: The request waited before it was refused.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class ApiError(Exception):
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
         origin: str | None = None,
+        was_queued: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -43,6 +45,7 @@ class ApiError(Exception):
         self.param = param
         self.headers = dict(headers or {})
         self.origin = origin
+        self.was_queued = was_queued
 
     def body(self) -> dict[str, Any]:
         """The JSON object to send."""
@@ -108,6 +111,11 @@ def model_not_found(model: str, *, known: list[str]) -> ApiError:
 def route_not_found(path: str) -> ApiError:
     """404: no such path."""
     return ApiError(404, f"Nothing is served at {path}.", type="not_found_error", code="route_not_found")
+
+
+def path_not_supported(path: str, *, reason: str) -> ApiError:
+    """404: a path of the API that this engine has not got."""
+    return ApiError(404, f"{path} is not served here: {reason}", type="not_found_error", code="unsupported_path")
 
 
 def method_not_allowed(method: str, path: str) -> ApiError:
