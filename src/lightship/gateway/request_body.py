@@ -7,7 +7,8 @@ what the client wrote is what the engine gets.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import msgspec
 
@@ -42,6 +43,26 @@ def with_model(body: bytes, model: str) -> bytes:
     """The body with another top-level `model`; every other byte stays. `body` has passed `read_head`."""
     start, end = _model_span(body)
     return b"".join((body[:start], msgspec.json.encode(model), body[end:]))
+
+
+def with_members(body: bytes, values: Mapping[str, Any], *, add: str | None = None) -> bytes:
+    """The body with other values for top-level members that it has; every other byte stays.
+
+    Args:
+        body: Has passed `read_head`.
+        values: New values by key; a key that is not there is left out...
+        add: ... but this one, which is added where none of them is there.
+    """
+    spans = sorted((start, end, key) for key, start, end in _members(body) if key in values)
+    if not spans and add is not None:
+        opening = _OPENING.match(body).end()  # type: ignore[union-attr] # read_head has seen an object
+        member = msgspec.json.encode(add) + b":" + msgspec.json.encode(values[add])
+        return b"".join((body[:opening], member, b",", body[opening:]))  # there is at least `model`
+    parts, done = [], 0
+    for start, end, key in spans:
+        parts += [body[done:start], msgspec.json.encode(values[key])]
+        done = end
+    return b"".join((*parts, body[done:]))
 
 
 def _check_utf8(body: bytes) -> None:

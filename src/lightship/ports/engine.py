@@ -91,6 +91,8 @@ class CallTerms:
         num_prompt_tokens: An estimate, made from the size of the prompt.
         max_output_tokens: The most it may generate: what it asks for, else the configured bound.
         deadline_s: On the monotonic clock; after it nobody waits for the first byte any more.
+        max_wait_s: Longest time in the queue.
+        may_leave: Whether it may be answered elsewhere than on the machines of the deployment.
         ttft_s: Time to first token it was promised.
         tpot_s: Time per output token after the first it was promised.
         degrade: Whether a lower rung may answer.
@@ -98,6 +100,7 @@ class CallTerms:
         trimmed_output_tokens: What `max_output_tokens` may be cut to at peak load; None where it may not.
         reads_cache: Whether a stored answer may be given.
         stores_in_cache: Whether the answer may be stored.
+        max_cached_age_s: Oldest stored answer it accepts.
     """
 
     tenant: str = ""
@@ -107,6 +110,8 @@ class CallTerms:
     num_prompt_tokens: int = 0
     max_output_tokens: int = 0
     deadline_s: float = math.inf
+    max_wait_s: float = math.inf
+    may_leave: bool = True
     ttft_s: float = math.inf
     tpot_s: float = math.inf
     degrade: Degrade = Degrade.ALLOWED
@@ -114,14 +119,16 @@ class CallTerms:
     trimmed_output_tokens: int | None = None
     reads_cache: bool = True
     stores_in_cache: bool = True
+    max_cached_age_s: float = math.inf
 
 
 @dataclass(frozen=True)
 class EngineCall:
     """One request on its way to an engine; `body` is forwarded byte for byte.
 
-    `rung` says which rung of the ladder is to answer (0 is the top), `excluded` names the replicas that were tried.
-    `is_pinned` says that the client addressed the rung by name, so that no other may answer.
+    `served_model` is the configured name whose ladder it is for, `rung` the rung of it that is to answer (0 is the
+    top), `excluded` names the replicas that were tried. `is_pinned` says that the client addressed the rung by name, so
+    that no other may answer; `wants_usage`, that it asked for the token counts of its stream.
     """
 
     path: str
@@ -133,6 +140,8 @@ class EngineCall:
     rung: int = 0
     excluded: frozenset[str] = frozenset()
     is_pinned: bool = False
+    wants_usage: bool = False
+    served_model: str = ""
     terms: CallTerms = CallTerms()
 
 

@@ -77,6 +77,7 @@ class _Tenant(Generic[T]):
     name: str
     counter: float = 0.0
     num_running: int = 0
+    waiting_charge: float = 0.0
     # Raised with every change of its place among the tenants; an entry of the heap with another number is stale.
     version: int = 0
     waiting: OrderedDict[int, Ticket[T]] = field(default_factory=OrderedDict)
@@ -145,6 +146,7 @@ class FairQueue(Generic[T]):
         else:
             state.waiting[ticket.position] = ticket
         self._num_waiting += 1
+        state.waiting_charge += charge
         return ticket
 
     def peek(self) -> Ticket[T] | None:
@@ -160,6 +162,7 @@ class FairQueue(Generic[T]):
         _, ticket = state.waiting.popitem(last=False)
         ticket._stage = _Stage.RUNNING  # the queue owns its tickets
         self._num_waiting -= 1
+        state.waiting_charge = state.waiting_charge - ticket.charge if state.waiting else 0.0
         state.num_running += 1
         state.counter += ticket.charge
         self._waiting_changed(state)
@@ -174,6 +177,7 @@ class FairQueue(Generic[T]):
         is_first = state.first is ticket
         del state.waiting[ticket.position]
         self._num_waiting -= 1
+        state.waiting_charge = state.waiting_charge - ticket.charge if state.waiting else 0.0
         if is_first or not state.waiting:
             self._waiting_changed(state)
         return True
@@ -202,6 +206,24 @@ class FairQueue(Generic[T]):
         if not active:
             return None
         state = max(active, key=lambda state: (len(state.waiting), state.counter))
+        return next(reversed(state.waiting.values()))
+
+    def virtual_end(self, tenant: str) -> float:
+        """What the tenant's counter will be when all it waits for was dispatched."""
+        known = self._tenants.get(tenant)
+        if known is None or not known.waiting:
+            return max(known.counter if known else 0.0, self._floor())
+        return known.counter + known.waiting_charge
+
+    def last(self) -> Ticket[T] | None:
+        """The newest ticket of the tenant with the largest virtual end: the one that would be served last.
+
+        Takes time in the number of tenants, as `longest` does.
+        """
+        active = [state for state in self._tenants.values() if state.waiting]
+        if not active:
+            return None
+        state = max(active, key=lambda state: state.counter + state.waiting_charge)
         return next(reversed(state.waiting.values()))
 
     def _cost(self, num_prompt_tokens: int, num_output_tokens: int) -> float:
