@@ -1,9 +1,12 @@
-"""`python -m lightship.gateway CONFIG.json [--exit-with-parent]`: one gateway process."""
+"""`python -m lightship.gateway CONFIG.json [--exit-with-parent]`: one gateway, of one process or several.
+
+`--worker CONTROL LISTENER`, two file descriptors, is how a supervisor starts its processes.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import resource
 import socket
 import sys
 from pathlib import Path
@@ -12,11 +15,12 @@ import uvloop
 
 from lightship.errors import LightshipError, UsageError
 from lightship.gateway.config import GatewayConfig, read_config
-from lightship.gateway.runtime import running_gateway
+from lightship.gateway.operation.supervisor import WORKER_FLAG, Supervisor
+from lightship.gateway.operation.worker import allow_many_connections, run_alone, run_supervised
 from lightship.observability.logs import configure_logging
 from lightship.serving.parent import FLAG, stop_with_parent
 from lightship.serving.scheduling import yield_to_computation
-from lightship.serving.server import ServerSettings, bind_socket, serve
+from lightship.serving.server import bind_socket
 
 _log = logging.getLogger("lightship.gateway")
 
@@ -25,37 +29,44 @@ def main(arguments: list[str]) -> int:
     """Serves until SIGTERM or SIGINT and returns the exit code."""
     configure_logging(component="gateway")
     try:
-        if len(arguments) not in {1, 2} or arguments[1:] not in ([], [FLAG]):
-            hint = f"Run python -m lightship.gateway CONFIG.json [{FLAG}]."
-            raise UsageError("one configuration file is expected", hint=hint)
-        config = read_config(Path(arguments[0]))
-        listener = bind_socket(config.host, config.port)
-        _allow_many_connections()
+        allow_many_connections()
         yield_to_computation()
-        uvloop.run(_run(config, listener, exits_with_parent=FLAG in arguments))
+        if arguments[:1] == [WORKER_FLAG]:
+            _run_worker(arguments[1:])
+        else:
+            _run_gateway(arguments)
     except LightshipError as error:
         _log.error("%s", error)  # a user's mistake needs no traceback
         return error.exit_code
     return 0
 
 
-async def _run(config: GatewayConfig, listener: socket.socket, *, exits_with_parent: bool) -> None:
-    settings = ServerSettings(host=config.host, port=config.port, drain_timeout_s=config.drain_timeout_s)
-    host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _run_worker(arguments: list[str]) -> None:
+    control, listener = (socket.socket(fileno=int(text)) for text in arguments)
+    with listener:
+        uvloop.run(run_supervised(control, listener))
+
+
+def _run_gateway(arguments: list[str]) -> None:
+    if len(arguments) not in {1, 2} or arguments[1:] not in ([], [FLAG]):
+        hint = f"Run python -m lightship.gateway CONFIG.json [{FLAG}]."
+        raise UsageError("one configuration file is expected", hint=hint)
+    path, exits_with_parent = Path(arguments[0]), FLAG in arguments
+    config = read_config(path)
+    listener = bind_socket(config.host, config.port)
+    if config.server.workers == 1:
+        uvloop.run(run_alone(config, path, listener, exits_with_parent=exits_with_parent))
+        _log.info("stopped")
+    else:
+        asyncio.run(_supervise(config, path, listener, exits_with_parent=exits_with_parent))
+
+
+async def _supervise(config: GatewayConfig, path: Path, listener: socket.socket, *, exits_with_parent: bool) -> None:
     if exits_with_parent:
         stop_with_parent()
-    async with running_gateway(config) as app:
-        await serve(
-            app, listener, settings, on_started=lambda: _log.info("listening on %s", url), in_flight=app.in_flight
-        )
-        _log.info("stopped")
-
-
-def _allow_many_connections() -> None:
-    """Effects: raises the soft limit of open files to the hard one: a request takes two sockets."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    supervisor = Supervisor(config, listener, load=lambda: asyncio.to_thread(read_config, path), files=[path])
+    await supervisor.run()
+    _log.info("stopped")
 
 
 if __name__ == "__main__":

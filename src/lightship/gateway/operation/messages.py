@@ -34,7 +34,9 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
 
 
 class Collect(msgspec.Struct, frozen=True, tag=True):
-    """Send your counts."""
+    """Send your counts, and with them this number."""
+
+    number: int
 
 
 class Merged(msgspec.Struct, frozen=True, tag=True):
@@ -55,9 +57,10 @@ class Configured(msgspec.Struct, frozen=True, tag=True):
 
 
 class Counts(msgspec.Struct, frozen=True, tag=True):
-    """What this worker has counted so far."""
+    """What this worker has counted so far; `number` is that of the question, None where there was none."""
 
     taken: Snapshot
+    number: int | None = None
 
 
 class WantMerged(msgspec.Struct, frozen=True, tag=True):
