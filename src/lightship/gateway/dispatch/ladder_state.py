@@ -18,41 +18,29 @@ _OVERLOAD_MEMORY_S = 0.2
 
 
 class RungPlace:
-    """One rung's room and speed. Requests under way on it keep hold of it, whatever the configuration becomes.
+    """One rung's room and speed. Requests under way on it keep hold of it, whatever the configuration becomes."""
 
-    Args:
-        facts: As measured.
-        device: Where it runs.
-        base_limit: Requests it could have under way at the device's scale 1.
-        token_weight: What it takes for a prompt token, in relation to the top rung.
-        most: Of requests under way, whatever the scale.
-    """
-
-    __slots__ = (
-        "_base_limit", "_most", "device", "facts", "loss_words", "num_in_flight", "num_started", "token_weight", "tpot",
-        "ttft",
-    )  # fmt: skip
-
-    def __init__(
-        self, facts: RungFacts, device: Device, *, base_limit: float, token_weight: float = 1.0, most: int
-    ) -> None:
+    def __init__(self, facts: RungFacts, device: Device) -> None:
         self.facts = facts
-        self.loss_words = loss_words(facts)
         self.device = device
-        self.token_weight = token_weight
+        self.loss_words = loss_words(facts)
+        self.base_limit = 1.0
+        """Requests it could have under way at the device's scale 1."""
+        self.most = 1
+        """Of requests under way, whatever the scale."""
+        self.token_weight = 1.0
+        """What it takes for a prompt token, in relation to the top rung."""
         self.ttft = LearnedLine()
         """Seconds to first byte over (weighted) prompt tokens that had to be computed until then."""
         self.tpot = LearnedLine()
         """Seconds per output token over requests under way on the device."""
         self.num_in_flight = 0
         self.num_started = 0
-        self._base_limit = base_limit
-        self._most = most
 
     @property
     def limit(self) -> float:
         """Requests that may be under way if it has the device to itself."""
-        return max(1.0, min(self._base_limit * self.device.scale, self._most))
+        return max(1.0, min(self.base_limit * self.device.scale, self.most))
 
     @property
     def share(self) -> float:
@@ -93,14 +81,11 @@ class LadderState:
         self.places: list[RungPlace] = []
         for facts in config.rungs:
             speedup = _speedup(facts, config.rungs[0])
-            place = RungPlace(
-                facts,
-                devices[facts.device],
-                base_limit=(config.rungs[0].concurrency or UNMEASURED_CONCURRENCY) * speedup,
-                token_weight=1 / speedup,
-                most=dispatch.max_concurrency,
-            )
-            self.places.append(known.get(facts, place))
+            place = known.get(facts) or RungPlace(facts, devices[facts.device])
+            place.base_limit = (config.rungs[0].concurrency or UNMEASURED_CONCURRENCY) * speedup
+            place.token_weight = 1 / speedup
+            place.most = dispatch.max_concurrency
+            self.places.append(place)
         self.num_local = sum(not facts.is_spill for facts in config.rungs) or len(config.rungs)
         self.can_trim = can_trim
         self.level: Level = before.level if before else Level()

@@ -1,0 +1,275 @@
+"""Who starts, waits and goes; and that every place is given back, whatever happens in whatever order."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightship.gateway.dispatch.config import (
+    DispatchConfig,
+    LadderConfig,
+    LadderPolicy,
+    PriorityClass,
+    QualityBudgetConfig,
+    RungFacts,
+)
+from lightship.gateway.dispatch.dispatcher import Dispatcher
+from lightship.gateway.dispatch.ladder import RungReason
+from lightship.gateway.dispatch.ticket import Answered, RefusalReason, Refuse, Start, Ticket, Wait
+from lightship.ports.engine import CallTerms, Degrade
+
+POLICY = LadderPolicy(down_wait_share=0.25, down_dwell_s=0.1, mix_load_share=0.01)
+
+
+def rungs(*, concurrency: int = 2, spill: bool = False) -> tuple[RungFacts, ...]:
+    local = (
+        RungFacts(variant_name="fp16", goodput_requests_per_s=10, concurrency=concurrency),
+        RungFacts(variant_name="int4", quality_loss=0.02, goodput_requests_per_s=20, concurrency=concurrency),
+    )
+    away = RungFacts(
+        variant_name="cloud",
+        device="away",
+        quality_loss=0.0,
+        is_spill=True,
+        concurrency=1,
+        usd_per_1m_output_tokens=1000,
+    )
+    return (*local, away) if spill else local
+
+
+def dispatcher(
+    *,
+    concurrency: int = 2,
+    max_queued: int = 3,
+    spill: bool = False,
+    usd_per_hour: float = 0.0,
+    budget: QualityBudgetConfig | None = None,
+    priorities: dict[str, PriorityClass] | None = None,
+    down: set[tuple[str, int]] | None = None,
+) -> Dispatcher:
+    ladder = LadderConfig(
+        rungs=rungs(concurrency=concurrency, spill=spill),
+        ttft_s=1.0,
+        tpot_s=0.1,
+        policy=POLICY,
+        budget=budget,
+        spill_usd_per_hour=usd_per_hour,
+    )
+    config = DispatchConfig(ladders={"m": ladder}, max_queued=max_queued, priorities=priorities or {})
+    return Dispatcher(config, is_up=lambda model, rung: (model, rung) not in (down or set()))
+
+
+def ticket(now_s: float = 0.0, *, rung: int = 0, is_pinned: bool = False, **terms: Any) -> Ticket:
+    given_terms = {"max_wait_s": 1.0, "num_prompt_tokens": 10, "max_output_tokens": 20, **terms}
+    return Ticket("m", rung, is_pinned, CallTerms(**given_terms), now_s)
+
+
+def ended(one: Dispatcher, started: Ticket, now_s: float) -> list[Start | Refuse]:
+    one.first_byte(started, now_s)
+    one.finish(started, now_s, Answered(0.01, 0.01, 20))
+    return list(one.advance(now_s))
+
+
+def test_dispatcher_room_starts_at_once_and_then_waits() -> None:
+    one = dispatcher()
+    tickets = [ticket() for _ in range(3)]
+    decisions = [one.offer(each, 0.0) for each in tickets]
+    assert [type(decision) for decision in decisions] == [Start, Start, Wait]
+    assert (one.num_in_flight, one.num_waiting) == (2, 1)
+    assert ended(one, tickets[0], 0.1) == [Start(tickets[2])]
+
+
+def test_dispatcher_full_queue_refuses_with_retry() -> None:
+    one = dispatcher(max_queued=0)
+    for _ in range(2):
+        one.offer(ticket(), 0.0)
+    refused = one.offer(ticket(), 0.0)
+    assert isinstance(refused, Refuse)
+    assert (refused.reason, refused.may_retry) == (RefusalReason.QUEUE_FULL, True)
+
+
+def test_dispatcher_full_queue_important_request_pushes_out_the_least_important() -> None:
+    one = dispatcher(max_queued=1)
+    for _ in range(2):
+        one.offer(ticket(), 0.0)
+    low, high = ticket(importance=0), ticket(importance=5)
+    assert isinstance(one.offer(low, 0.0), Wait)
+    assert isinstance(one.offer(high, 0.0), Wait)
+    assert [(type(each), each.ticket) for each in one.advance(0.0)] == [(Refuse, low)]
+
+
+def test_dispatcher_deadline_passes_while_waiting_goes() -> None:
+    one = dispatcher()
+    for _ in range(2):
+        one.offer(ticket(), 0.0)
+    late = ticket(max_wait_s=0.5)
+    one.offer(late, 0.0)
+    assert one.next_wake_s() == 0.5
+    assert list(one.advance(0.4)) == []
+    gone = list(one.advance(0.5))
+    assert [(each.ticket, each.reason) for each in gone if isinstance(each, Refuse)] == [(late, RefusalReason.DEADLINE)]
+
+
+def test_dispatcher_lasting_wait_sends_new_requests_a_rung_down() -> None:
+    one = dispatcher()
+    first, second, third = ticket(), ticket(), ticket()
+    for each in (first, second, third):
+        one.offer(each, 0.0)
+    for now_s in (0.3, 0.5):  # waiting for more than a quarter of the promise, for longer than the dwell
+        assert list(one.advance(now_s)) == []
+    started = ended(one, first, 0.6)
+    assert started == [Start(third)]
+    assert (third.rung, third.reason) == (1, RungReason.LEVEL)
+
+
+def test_dispatcher_budget_spent_keeps_requests_on_their_rung() -> None:
+    one = dispatcher(budget=QualityBudgetConfig(degraded_share=0.0, expected_requests=100))
+    first, second, third = ticket(), ticket(), ticket()
+    for each in (first, second, third):
+        one.offer(each, 0.0)
+    for now_s in (0.3, 0.5):
+        list(one.advance(now_s))
+    assert ended(one, first, 0.6) == [Start(third)]
+    assert (third.rung, third.reason) == (0, RungReason.BUDGET)
+
+
+def test_dispatcher_rungs_share_their_device() -> None:
+    one = dispatcher(concurrency=4)
+    # four fill the top rung's device, or eight on the rung that was measured at twice the goodput: 2/4 + 4/8 = 1
+    tickets = [ticket() for _ in range(2)] + [ticket(rung=1, is_pinned=True) for _ in range(4)]
+    assert all(isinstance(one.offer(each, 0.0), Start) for each in tickets)
+    assert isinstance(one.offer(ticket(rung=1, is_pinned=True), 0.0), Wait)
+
+
+def test_dispatcher_impossible_floor_says_not_to_retry() -> None:
+    ladder = LadderConfig(rungs=(RungFacts(variant_name="int4", quality_loss=0.02),))
+    one = Dispatcher(DispatchConfig(ladders={"m": ladder}), is_up=lambda model, rung: True)
+    refused = one.offer(ticket(min_quality=0.99), 0.0)
+    assert isinstance(refused, Refuse)
+    assert (refused.reason, refused.may_retry) == (RefusalReason.NO_VARIANT, False)
+
+
+def test_dispatcher_no_replica_refuses_and_may_be_tried_again() -> None:
+    one = dispatcher(down={("m", 0), ("m", 1)})
+    refused = one.offer(ticket(), 0.0)
+    assert isinstance(refused, Refuse)
+    assert (refused.reason, refused.may_retry) == (RefusalReason.NO_VARIANT, True)
+
+
+def test_dispatcher_spill_takes_what_would_wait_while_money_lasts() -> None:
+    # an answer may cost 20 tokens at 1,000 USD per million: 0.02; a tenth of the hour's 0.25 pays one of them
+    one = dispatcher(spill=True, usd_per_hour=0.25)
+    for _ in range(2):
+        one.offer(ticket(), 0.0)
+    spilled = ticket()
+    assert one.offer(spilled, 0.0) == Start(spilled)
+    assert (spilled.rung, spilled.reason) == (2, RungReason.SPILL)
+    one.finish(spilled, 0.1, Answered(0.0, None, 20))
+    assert isinstance(one.offer(ticket(), 0.1), Wait)
+
+
+def test_dispatcher_private_request_never_spills() -> None:
+    one = dispatcher(spill=True, usd_per_hour=100.0)
+    for _ in range(2):
+        one.offer(ticket(), 0.0)
+    assert isinstance(one.offer(ticket(may_leave=False), 0.0), Wait)
+    assert isinstance(one.offer(ticket(degrade=Degrade.NEVER), 0.0), Wait)
+
+
+def test_dispatcher_trimming_is_the_first_step_where_a_class_allows_it() -> None:
+    one = dispatcher(priorities={"batch": PriorityClass(trimmed_output_tokens=5)})
+    first, second = ticket(), ticket()
+    third = ticket(trimmed_output_tokens=5)
+    for each in (first, second, third):
+        one.offer(each, 0.0)
+    for now_s in (0.3, 0.45):
+        list(one.advance(now_s))
+    assert ended(one, first, 0.45) == [Start(third)]
+    assert (third.rung, third.is_trimmed) == (0, True)
+
+
+def test_dispatcher_apply_keeps_what_is_under_way_and_waits() -> None:
+    one = dispatcher()
+    tickets = [ticket() for _ in range(3)]
+    for each in tickets:
+        one.offer(each, 0.0)
+    ladder = LadderConfig(rungs=rungs(concurrency=8)[:1], ttft_s=1.0, policy=POLICY)
+    one.apply(DispatchConfig(ladders={"m": ladder}))
+    assert ended(one, tickets[0], 0.1) == [Start(tickets[2])]
+    for each in tickets:
+        one.finish(each, 0.2, None)
+    assert (one.num_in_flight, one.num_waiting) == (0, 0)
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["offer", "first", "finish", "fail", "withdraw", "advance", "apply", "flap"]),
+        st.integers(0, 30),
+        st.floats(0, 0.4),
+        st.sampled_from(["a", "b", ""]),
+        st.sampled_from(list(Degrade)),
+        st.integers(0, 2),
+    ),
+    max_size=120,
+)
+
+
+@settings(max_examples=150)
+@given(events=EVENTS)
+def test_dispatcher_any_interleaving_ends_with_nothing_held(
+    events: list[tuple[str, int, float, str, Degrade, int]],
+) -> None:
+    down: set[tuple[str, int]] = set()
+    budget = QualityBudgetConfig(degraded_share=0.5, mean_loss=0.05, window_s=60, expected_requests=5)
+    one = dispatcher(spill=True, usd_per_hour=1.0, budget=budget, down=down)
+    waiting: list[Ticket] = []
+    started: list[Ticket] = []
+    num_offered = num_over = 0
+    now_s = 0.0
+
+    def take(decision: Start | Wait | Refuse) -> int:
+        if decision.ticket in waiting:
+            waiting.remove(decision.ticket)
+        if isinstance(decision, Start):
+            started.append(decision.ticket)
+        elif isinstance(decision, Wait):
+            waiting.append(decision.ticket)
+        else:
+            return 1
+        return 0
+
+    for kind, number, pause_s, tenant, degrade, importance in events:
+        now_s += pause_s
+        if kind == "offer":
+            num_offered += 1
+            num_over += take(one.offer(ticket(now_s, tenant=tenant, degrade=degrade, importance=importance), now_s))
+        elif kind == "first" and started:
+            one.first_byte(started[number % len(started)], now_s)
+        elif kind in {"finish", "fail"} and started:
+            over = started.pop(number % len(started))
+            one.finish(over, now_s, Answered(0.1, 0.02, 5) if kind == "finish" else None)
+            one.finish(over, now_s, None)  # a second time does no harm
+            num_over += 1
+        elif kind == "withdraw" and waiting:
+            one.withdraw(waiting.pop(number % len(waiting)))
+            num_over += 1
+        elif kind == "apply":
+            one.apply(DispatchConfig(ladders={"m": LadderConfig(rungs=rungs(concurrency=1 + number % 4, spill=True))}))
+        elif kind == "flap":
+            down ^= {("m", number % 2)}
+        for decision in one.advance(now_s):
+            num_over += take(decision)
+        assert one.num_waiting == len(waiting)
+        assert one.num_in_flight == len(started)
+    for over in started:
+        one.finish(over, now_s, None)
+    num_over += len(started)
+    num_over += sum(take(decision) for decision in one.advance(now_s + math.inf))
+    for over in started:
+        one.finish(over, now_s, None)
+    assert num_offered == num_over + len([each for each in started if each.place is not None])
+    assert (one.num_in_flight, one.num_waiting) == (0, 0)
+    assert all(load == 0 for load in one.loads().values())
