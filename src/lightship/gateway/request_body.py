@@ -18,12 +18,17 @@ from lightship.wire.requests import RequestHead, decode_body
 # No request needs more; without a bound a body of nothing but keys would keep the event loop for seconds.
 MAX_PARAMETERS = 10_000
 _MODEL_MEMBER = re.compile(rb'"model"[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.)*+")')
+_HEAD_KEY = re.compile(('"(?:' + "|".join(RequestHead.__struct_fields__) + ')"').encode())
+# How a letter or an underscore of those names begins when it is escaped.
+_ESCAPED_LETTER = re.compile(rb"\\u00[567]")
 _OPENING = re.compile(rb"[ \t\r\n]*\{")
 _UP_TO_VALUE = re.compile(rb'[ \t\r\n,]*"(?:[^"\\]|\\.)*+"[ \t\r\n]*:[ \t\r\n]*')
 
 
 def read_head(body: bytes) -> RequestHead:
-    """Model and stream flag of a request, once the whole body is known to be JSON with exactly one `model`.
+    """What a gateway decides by, once the whole body is known to be JSON that gives each of these fields once.
+
+    Of two members with one name some servers take the first and some the last: an engine would do what nobody decided.
 
     Raises: ApiError: 400, naming what is wrong.
     """
@@ -32,10 +37,8 @@ def read_head(body: bytes) -> RequestHead:
     head = decode_body(body, RequestHead)
     if head.model is None:
         raise invalid_request("Missing required parameter 'model'.", param="model", code="missing_parameter")
-    if not _is_model_unambiguous(body):
-        num_models = sum(key == "model" for key, _, _ in _members(body))
-        if num_models > 1:
-            raise invalid_request("'model' is given more than once.", param="model", code="duplicate_parameter")
+    if not _is_head_unambiguous(body):
+        _refuse_duplicates(body)
     return head
 
 
@@ -71,6 +74,21 @@ def _check_utf8(body: bytes) -> None:
     except UnicodeDecodeError as error:
         message = f"The request body is not valid UTF-8: byte {error.start} is wrong."
         raise invalid_request(message, code="invalid_json") from error
+
+
+def _is_head_unambiguous(body: bytes) -> bool:
+    """Whether no field of the head can stand there twice, however it is spelled; else a closer look is needed."""
+    keys = _HEAD_KEY.findall(body)
+    return len(keys) == len(set(keys)) and _ESCAPED_LETTER.search(body) is None
+
+
+def _refuse_duplicates(body: bytes) -> None:
+    seen: set[str] = set()
+    for key, _, _ in _members(body):
+        if key in seen:
+            raise invalid_request(f"{key!r} is given more than once.", param=key, code="duplicate_parameter")
+        if key in RequestHead.__struct_fields__:
+            seen.add(key)
 
 
 def _is_model_unambiguous(body: bytes) -> bool:

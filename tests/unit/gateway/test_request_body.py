@@ -61,8 +61,27 @@ def test_read_head_duplicate_model_is_refused(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b'{"model":"a","stream":true,"stream":false}', "stream"),
+        (b'{"model":"a","max_tokens":1,"messages":[],"max_tokens":100000}', "max_tokens"),
+        (b'{"model":"a","n":1,"\\u006e":9}', "n"),
+        (b'{"model":"a","max_tokens":1,"max\\u005ftokens":9}', "max_tokens"),
+        (b'{"model":"a","max_tokens":1,"max\\u005Ftokens":9}', "max_tokens"),
+        (b'{"model":"a","bes\\u0074_of":1,"best_of":9}', "best_of"),
+    ],
+)
+def test_read_head_field_it_decides_by_given_twice_is_refused(body: bytes, param: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        read_head(body)
+    assert (caught.value.status, caught.value.param, caught.value.code) == (400, param, "duplicate_parameter")
+
+
+@pytest.mark.parametrize(
     "body",
     [
+        b'{"model":"a","stream":true,"metadata":{"stream":"x","n":"y"},"tools":[{"n":1},{"n":2}]}',
+        b'{"model":"a","prompt":"\\u0061 \\u007a"}',
         b'{"model":"a","x":{"model":"b"},"y":[{"model":"c"}]}',
         b'{"x":"model","model":"a"}',
         b'{"x":"say \\"model\\": \\"b\\"","model":"a"}',
