@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from lightship.gateway.routing.retrying import RESERVE_RETRIES, RetryBudget, RetryingEngine
+from lightship.ports.engine import AttemptError, AttemptFailure, EngineCall, EngineReply, StreamBrokenError
+from lightship.testing.fake_engine import FakeEngine, Fault, Script, always, error_reply, stream_reply
+from lightship.testing.virtual_time import run_in_virtual_time
+
+CALL = EngineCall(path="/v1/completions", body=b"{}", request_id="r", model="m", is_streaming=True)
+
+
+class FirstNotExcluded:
+    """The smallest balancing: the first engine that was not tried."""
+
+    def __init__(self, *scripts: Script) -> None:
+        self.engines = [FakeEngine(script, name=f"r{number}") for number, script in enumerate(scripts)]
+        self.tried: list[str] = []
+
+    @asynccontextmanager
+    async def open(self, call: EngineCall) -> AsyncIterator[EngineReply]:
+        engine = next((engine for engine in self.engines if engine.name not in call.excluded), None)
+        if engine is None:
+            raise AttemptError(AttemptFailure.NO_REPLICA, "none left")
+        self.tried.append(engine.name)
+        async with engine.open(call) as reply:
+            yield reply
+
+
+GOOD = always(stream_reply("a"))
+BUSY = always(error_reply(503, "busy"))
+GONE = always(stream_reply(fault=Fault.CLOSE_BEFORE_FIRST_BYTE))
+BREAKS = always(stream_reply("a", fault=Fault.CLOSE_AFTER_CHUNKS))
+
+
+def read_through(inner: FirstNotExcluded, *, max_attempts: int = 3, budget: RetryBudget | None = None) -> EngineReply:
+    async def run() -> EngineReply:
+        engine = RetryingEngine(inner, max_attempts=max_attempts, budget=budget or RetryBudget(0.1))
+        async with engine.open(CALL) as reply:
+            async for _ in reply.chunks:
+                pass
+            return reply
+
+    return run_in_virtual_time(run())
+
+
+def test_retrying_first_reply_is_not_repeated() -> None:
+    inner = FirstNotExcluded(GOOD, GOOD)
+    assert read_through(inner).num_attempts == 1
+    assert inner.tried == ["r0"]
+
+
+def test_retrying_failed_attempts_go_to_replicas_not_tried_yet() -> None:
+    inner = FirstNotExcluded(BUSY, GONE, GOOD)
+    reply = read_through(inner)
+    assert (reply.replica, reply.num_attempts) == ("r2", 3)
+    assert inner.tried == ["r0", "r1", "r2"]
+    assert [engine.num_open for engine in inner.engines] == [0, 0, 0]
+
+
+def test_retrying_most_attempts_are_kept() -> None:
+    inner = FirstNotExcluded(BUSY, BUSY, GOOD)
+    with pytest.raises(AttemptError):
+        read_through(inner, max_attempts=2)
+    assert inner.tried == ["r0", "r1"]
+
+
+def test_retrying_all_failed_raises_the_last_replicas_own_error() -> None:
+    with pytest.raises(AttemptError) as caught:
+        read_through(FirstNotExcluded(always(error_reply(500, "first")), BUSY, GONE))
+    assert caught.value.api_error is not None
+    assert caught.value.api_error.message == "busy"
+
+
+def test_retrying_nobody_left_raises_the_failure_and_spends_no_retry() -> None:
+    budget = RetryBudget(0.1)
+    for _ in range(RESERVE_RETRIES + 5):
+        with pytest.raises(AttemptError) as caught:
+            read_through(FirstNotExcluded(GONE), budget=budget)
+        assert caught.value.failure is AttemptFailure.CLOSED_EARLY
+    assert budget.try_take()
+
+
+def test_retrying_no_replica_at_all_says_so() -> None:
+    with pytest.raises(AttemptError) as caught:
+        read_through(FirstNotExcluded())
+    assert caught.value.failure is AttemptFailure.NO_REPLICA
+
+
+def test_retrying_never_after_the_first_byte() -> None:
+    inner = FirstNotExcluded(BREAKS, GOOD)
+    with pytest.raises(StreamBrokenError):
+        read_through(inner)
+    assert inner.tried == ["r0"]
+
+
+def test_retrying_share_of_zero_allows_none() -> None:
+    inner = FirstNotExcluded(GONE, GOOD)
+    with pytest.raises(AttemptError):
+        read_through(inner, budget=RetryBudget(0))
+    assert inner.tried == ["r0"]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 1.0])
+def test_retry_budget_long_outage_keeps_retries_to_the_share(share: float) -> None:
+    budget = RetryBudget(share)
+    num_retries = 0
+    for _ in range(1000):
+        budget.note_request()
+        num_retries += sum(budget.try_take() for _ in range(2))
+    assert share * 1000 <= num_retries <= RESERVE_RETRIES + share * 1000
+
+
+def test_retrying_cancelled_call_releases_the_replica() -> None:
+    async def run() -> None:
+        inner = FirstNotExcluded(always(stream_reply("a", fault=Fault.STALL_AFTER_CHUNKS)))
+        engine = RetryingEngine(inner, max_attempts=3, budget=RetryBudget(0.1))
+
+        async def read() -> None:
+            async with engine.open(CALL) as reply:
+                async for _ in reply.chunks:
+                    reading.cancel()
+
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(read())
+        assert inner.engines[0].num_open == 0
+
+    run_in_virtual_time(run())
