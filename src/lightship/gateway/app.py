@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -17,13 +18,15 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from lightship.gateway.api.openapi import openapi_json
 from lightship.gateway.catalog import Address, ModelCatalog
 from lightship.gateway.config import GatewayConfig
 from lightship.gateway.headers import REQUEST_ID, forwarded_request_headers, take_request_id
 from lightship.gateway.relay import Relay
-from lightship.gateway.replicas import ReplicaPool
 from lightship.gateway.request_body import read_head
+from lightship.gateway.routing.pool import ReplicaPool
 from lightship.gateway.telemetry import GatewayTelemetry, RequestRecord
+from lightship.gateway.terms import call_terms
 from lightship.gateway.translation import from_here, to_api_error
 from lightship.ports.clock import Clock
 from lightship.ports.engine import AttemptError, Engine, EngineCall, Outcome, StreamBrokenError
@@ -39,11 +42,11 @@ from lightship.wire.errors import (
     upstream_failed,
     upstream_timed_out,
 )
+from lightship.wire.paths import API_PATHS, ApiPath
 from lightship.wire.replies import ModelList
 
 _log = logging.getLogger(__name__)
 
-GENERATION_PATHS = ("/v1/chat/completions", "/v1/completions")
 _MODELS_PREFIX = "/v1/models/"
 _Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -81,6 +84,7 @@ class GatewayApp:
         self.in_flight = InFlight()
         self._exposition = exposition or _own_exposition(telemetry)
         self._config = config
+        self._dispatch = config.complete_dispatch
         self._engine = engine
         self._catalog = catalog
         self._pool = pool
@@ -92,19 +96,21 @@ class GatewayApp:
             "/health/live": self._live,
             "/health/ready": self._ready,
             "/metrics": self._metrics,
+            "/openapi.json": self._openapi,
         }
 
     def apply(self, config: GatewayConfig) -> None:
         """Effects: requests that begin from now on meet these names and limits."""
         self._config = config
+        self._dispatch = config.complete_dispatch
         self._catalog.apply(config.model_name, config.replicas)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] == "lifespan":
             await _accept_lifespan(receive, send)
-        elif scope["path"] in GENERATION_PATHS and scope["method"] == "POST":
-            await self._generate(scope, receive, send)
+        elif scope["method"] == "POST" and (path := API_PATHS.get(scope["path"])) is not None:
+            await self._generate(scope, receive, send, path)
         else:
             try:
                 await self._reader(scope)(scope, receive, send)
@@ -116,7 +122,7 @@ class GatewayApp:
         reader = self._readers.get(path)
         if reader is None and path.startswith(_MODELS_PREFIX):
             reader = self._show_model
-        if reader is None and path not in GENERATION_PATHS:
+        if reader is None and path not in API_PATHS:
             raise route_not_found(path)
         if reader is None or method not in {"GET", "HEAD"}:
             error = method_not_allowed(method, path)
@@ -124,20 +130,20 @@ class GatewayApp:
             raise error
         return reader
 
-    async def _generate(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record = RequestRecord(scope["path"], take_request_id(scope), self._clock.monotonic_s())
-        relay = Relay(send, record, self._clock)
+    async def _generate(self, scope: Scope, receive: Receive, send: Send, path: ApiPath) -> None:
+        record = RequestRecord(path.path, take_request_id(scope), self._clock.monotonic_s())
+        relay = Relay(send, record, self._clock, ends_with_done=path.ends_with_done)
         try:
             with self.in_flight.request():
-                await self._answer(scope, receive, relay, record)
+                await self._answer(scope, receive, relay, record, path)
         finally:
             # Without an outcome the server itself is being stopped and cut the request: `record_request` says failed.
             self._telemetry.record_request(record, ended_s=self._clock.monotonic_s())
 
-    async def _answer(self, scope: Scope, receive: Receive, relay: Relay, record: RequestRecord) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, relay: Relay, record: RequestRecord, path: ApiPath) -> None:
         try:
             self._admit()
-            call, address = await self._read_call(scope, receive, record)
+            call, address = await self._read_call(scope, receive, record, path)
         except ApiError as error:
             await relay.fail(error)
             return
@@ -158,7 +164,9 @@ class GatewayApp:
         if self.in_flight.count > self._config.max_in_flight:
             raise overloaded("Too many requests are under way. Try again.", reason="saturated")
 
-    async def _read_call(self, scope: Scope, receive: Receive, record: RequestRecord) -> tuple[EngineCall, Address]:
+    async def _read_call(
+        self, scope: Scope, receive: Receive, record: RequestRecord, path: ApiPath
+    ) -> tuple[EngineCall, Address]:
         config = self._config
         body = await read_json_body(
             scope, receive, limit_bytes=config.body_limit_bytes, timeout_s=config.body_timeout_s
@@ -167,14 +175,35 @@ class GatewayApp:
         model = head.model or ""
         address = self._catalog.resolve(model)
         record.model = address.name
+        ladder = self._dispatch.ladders.get(address.served_model)
+        terms = call_terms(
+            scope["headers"],
+            head,
+            path=path,
+            num_body_bytes=len(body),
+            ladder=ladder,
+            config=self._dispatch,
+            tenant="",
+            default_priority="",
+            max_importance=math.inf,
+            now_s=record.started_s,
+        )
+        record.priority, record.tenant = terms.priority, terms.tenant
+        if ladder is not None and path.generates:
+            record.promised_ttft_s, record.promised_tpot_s = ladder.ttft_s, ladder.tpot_s
+            record.is_streamed = bool(head.stream)
         call = EngineCall(
-            path=record.path,
+            path=path.path,
             body=body,
             request_id=record.request_id,
             model=model,
-            is_streaming=bool(head.stream),
+            is_streaming=bool(head.stream) and path.is_streamable,
             headers=forwarded_request_headers(scope),
             rung=address.rung,
+            is_pinned=address.is_pinned,
+            wants_usage=head.stream_options is not None and head.stream_options.include_usage,
+            served_model=address.served_model,
+            terms=terms,
         )
         return call, address
 
@@ -219,6 +248,10 @@ class GatewayApp:
         if not self._pool.has_ready(rung=0):
             raise overloaded("No engine of the top rung is ready.", reason="no-variant")
         await send_json(send, b'{"status":"ready"}')
+
+    async def _openapi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, receive
+        await send_json(send, openapi_json())
 
     async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope, receive

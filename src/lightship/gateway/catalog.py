@@ -18,13 +18,14 @@ class Address:
     """Where a model name leads.
 
     `name` is one of the configured ones, `served_model` the one whose ladder it is about; `degraded` is the answer's
-    `x-degraded`.
+    `x-degraded`. `is_pinned` says that the name is that of one rung, so that no other may answer.
     """
 
     name: str
     rung: int
     degraded: str
     served_model: str = ""
+    is_pinned: bool = False
 
 
 class ModelCatalog:
@@ -46,7 +47,7 @@ class ModelCatalog:
             for replica in sorted(ladder, key=lambda replica: replica.rung):
                 explicit = f"{model}@{replica.variant_name}"
                 degraded = f"rung={replica.rung}; reason=explicit" if replica.rung else "no"
-                addresses.setdefault(explicit, Address(explicit, replica.rung, degraded, model))
+                addresses.setdefault(explicit, Address(explicit, replica.rung, degraded, model, True))
                 for name in [explicit] if replica.rung else [model, explicit]:
                     cards.setdefault(name, _card(name, replica, created_unix_s=self._created_unix_s))
         self._addresses, self.cards = addresses, cards

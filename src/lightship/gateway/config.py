@@ -17,7 +17,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from lightship.errors import UsageError
+from lightship.gateway.dispatch.config import DispatchConfig, LadderConfig, RungFacts, dispatch_problems
+from lightship.gateway.routing.config import RoutingConfig, routing_problems
 from lightship.gateway.server_config import ServerConfig, server_problems
+from lightship.gateway.state import StateConfig, state_problems
 from lightship.ports.engine import HopTimeouts
 
 # What may stand in a header or a metric label without quoting.
@@ -31,6 +34,10 @@ class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     `model_name` is what it calls its model; `served_model` the name clients send for it, by default the gateway's own;
     `rung` its place on the ladder of that name, 0 at the top. An empty `variant_digest` means that the replica itself
     says which variant it serves. `api_key_env` names the environment variable that holds its key.
+
+    The rest is for `routing`: `max_concurrency` bounds the attempts under way; replicas with the same `device` share
+    its capacity, "" is a device of its own; `weight` is its capacity in relation to its peers. The rates are the whole
+    replica's at its usual concurrency; None takes those of `RoutingConfig`.
     """
 
     name: str
@@ -42,6 +49,11 @@ class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     context_length: int | None = None
     served_model: str = ""
     api_key_env: str = ""
+    max_concurrency: int | None = None
+    device: str = ""
+    weight: float = 1.0
+    prefill_tokens_per_s: float | None = None
+    decode_tokens_per_s: float | None = None
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -63,6 +75,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     body_timeout_s: float = 30.0
     drain_timeout_s: float = 30.0
     health_interval_s: float = 1.0
+    dispatch: DispatchConfig = DispatchConfig()
+    routing: RoutingConfig = RoutingConfig()
+    state: StateConfig = StateConfig()
     server: ServerConfig = ServerConfig()
 
     @property
@@ -73,6 +88,26 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     def served_model_of(self, replica: ReplicaConfig) -> str:
         """The name clients send for this replica's model."""
         return replica.served_model or self.model_name
+
+    @property
+    def complete_dispatch(self) -> DispatchConfig:
+        """`dispatch` with a ladder for every served model: one that is not described has rungs of unknown quality."""
+        ladders = {model: self.dispatch.ladders.get(model) or self._plain_ladder(model) for model in self.served_models}
+        return msgspec.structs.replace(self.dispatch, ladders=ladders)
+
+    def _plain_ladder(self, model: str) -> LadderConfig:
+        rungs = {one.rung: one for one in self.replicas if self.served_model_of(one) == model}
+        return LadderConfig(
+            rungs=tuple(
+                RungFacts(
+                    variant_name=replica.variant_name,
+                    variant_digest=replica.variant_digest,
+                    device=replica.device or f"rung-{rung}",
+                    quality_loss=None if rung else 0.0,
+                )
+                for rung, replica in sorted(rungs.items())
+            )
+        )
 
 
 def read_config(path: Path) -> GatewayConfig:
@@ -127,7 +162,18 @@ def config_problems(config: GatewayConfig) -> Iterable[str]:
         place = f"replicas of {model}" if len(config.served_models) > 1 else "replicas"
         yield from (f"{place}: {problem}" for problem in _ladder_problems(on_ladder))
     yield from _ambiguous_names(config)
+    yield from (f"dispatch.{problem}" for problem in dispatch_problems(config.dispatch))
+    yield from _described_ladder_problems(config)
+    yield from (f"routing.{problem}" for problem in routing_problems(config.routing))
+    yield from (f"state.{problem}" for problem in state_problems(config.state))
     yield from (f"server.{problem}" for problem in server_problems(config.server))
+
+
+def _described_ladder_problems(config: GatewayConfig) -> Iterable[str]:
+    for model, ladder in config.dispatch.ladders.items():
+        num_rungs = len({one.rung for one in config.replicas if config.served_model_of(one) == model})
+        if num_rungs != len(ladder.rungs):
+            yield f"dispatch.ladders.{model}: describes {len(ladder.rungs)} rungs, and the replicas have {num_rungs}"
 
 
 def _number_problems(config: GatewayConfig) -> Iterable[str]:
@@ -161,6 +207,14 @@ def _replica_problems(replica: ReplicaConfig) -> Iterable[str]:
         yield f"base_url: must be an http or https address with a host, got {replica.base_url!r}"
     if replica.rung < 0:
         yield f"rung: must be at least 0, got {replica.rung}"
+    if replica.device and not _PLAIN_NAME.fullmatch(replica.device):
+        yield f"device: must be plain printable text without spaces, got {replica.device!r}"
+    if replica.max_concurrency is not None and replica.max_concurrency < 1:
+        yield f"max_concurrency: must be at least 1, got {replica.max_concurrency}"
+    for key in ("weight", "prefill_tokens_per_s", "decode_tokens_per_s"):
+        value = getattr(replica, key)
+        if value is not None and not 0 < value < math.inf:
+            yield f"{key}: must be above 0 and finite, got {value:g}"
 
 
 def _is_http_url(text: str) -> bool:

@@ -76,10 +76,10 @@ class _Metered:
             return reply
         usage = reply.usage
         is_events = reply.headers.get("content-type", "").startswith("text/event-stream")
-        chunks: AsyncIterator[bytes] = (
+        reply.chunks = (
             _Events(reply.chunks, usage, hides_usage=self._hides_usage) if is_events else _Whole(reply.chunks, usage)
         )
-        return replace(reply, chunks=chunks)
+        return reply
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -25,10 +25,11 @@ _LAST_EVENT_S = 1.0
 class Relay:
     """The sending side of one request. Exactly one of `send_reply`, `fail` and `give_up` says how it ended."""
 
-    __slots__ = ("_clock", "_is_event_stream", "_is_started", "_record", "_send", "_tail")
+    __slots__ = ("_clock", "_ends_with_done", "_is_event_stream", "_is_started", "_record", "_send", "_tail")
 
-    def __init__(self, send: Send, record: RequestRecord, clock: Clock) -> None:
+    def __init__(self, send: Send, record: RequestRecord, clock: Clock, *, ends_with_done: bool = True) -> None:
         self._send = send
+        self._ends_with_done = ends_with_done
         self._record = record
         self._clock = clock
         self._is_started = False
@@ -49,11 +50,16 @@ class Relay:
         now_s = self._clock.monotonic_s()
         record.first_byte_s = now_s - record.started_s
         record.status, record.replica, record.num_attempts = reply.status, reply.replica, reply.num_attempts
+        record.rung, record.queue_s, record.usage = reply.rung, reply.queue_s, reply.usage
+        record.degraded = reply.degraded
+        record.cache = reply.headers.get(names.CACHE, "")
+        overhead_s = now_s - ready_s - reply.upstream_s - reply.queue_s
         ours = {
-            names.DEGRADED: degraded,
             **reply.headers,
+            names.DEGRADED: reply.degraded or degraded,
             names.REQUEST_ID: record.request_id,
-            names.OVERHEAD_MS: f"{max(0.0, now_s - ready_s - reply.upstream_s) * 1000:.3f}",
+            names.QUEUE_MS: f"{reply.queue_s * 1000:.3f}",
+            names.OVERHEAD_MS: f"{max(0.0, overhead_s) * 1000:.3f}",
         }
         self._is_event_stream = reply.headers.get("content-type", "").startswith("text/event-stream")
         self._is_started = True
@@ -62,9 +68,12 @@ class Relay:
             record.num_bytes += len(chunk)
             self._tail = chunk if len(chunk) >= _TAIL_BYTES else (self._tail + chunk)[-_TAIL_BYTES:]
             await send_chunk(self._send, chunk)
-        if self._is_event_stream and reply.status == 200 and not self._tail.rstrip().endswith(b"data: [DONE]"):
-            raise StreamBrokenError("the engine ended the stream without [DONE]")
+        if self._is_event_stream and reply.status == 200 and self._ends_with_done:
+            if not self._tail.rstrip().endswith(b"data: [DONE]"):
+                raise StreamBrokenError("the engine ended the stream without [DONE]")
         record.outcome = outcome_of(reply.status)
+        if record.outcome is Outcome.SERVED and reply.degraded:
+            record.outcome = Outcome.DEGRADED
         await end_stream(self._send)
 
     async def fail(self, error: ApiError) -> None:
@@ -74,7 +83,7 @@ class Relay:
         if not self._is_started:
             self._is_started = True
             record.status = error.status
-            record.outcome = outcome_of(error.status)
+            record.outcome = Outcome.EVICTED if error.was_queued else outcome_of(error.status)
             await self._send_error(error)
             return
         record.outcome = Outcome.FAILED

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 from lightship.engines.remote import RemoteEngine, upstream_session
 from lightship.errors import UsageError
+from lightship.gateway.api.responding import ResponsesEngine
 from lightship.gateway.app import GatewayApp
 from lightship.gateway.catalog import ModelCatalog
 from lightship.gateway.config import GatewayConfig, ReplicaConfig
-from lightship.gateway.replicas import Replica, ReplicaPool
+from lightship.gateway.routing.pool import ReplicaPool
+from lightship.gateway.routing.replica import Replica
 from lightship.gateway.stack import Stack, build_stack
 from lightship.gateway.telemetry import GatewayTelemetry
 from lightship.ports.clock import Clock, SystemClock
@@ -40,8 +42,13 @@ class RunningGateway:
 
         New replicas are probed first. Everything after that is one step, in which no request can begin.
         """
-        replicas = make_replicas(config, self.session, environment=self.environment)
-        await self.pool.apply(replicas, interval_s=config.health_interval_s)
+        replicas = make_replicas(config, self.session, environment=self.environment, clock=self.pool.clock)
+        await self.pool.apply(
+            replicas,
+            interval_s=config.health_interval_s,
+            routing=config.routing,
+            served_model=config.model_name,
+        )
         self.stack.apply(config)
         self.telemetry.watch_replicas(self.pool)
         self.app.apply(config)
@@ -55,7 +62,9 @@ def build_app(
     return app, pool
 
 
-def make_replicas(config: GatewayConfig, session: ConnectionPool, *, environment: Mapping[str, str]) -> list[Replica]:
+def make_replicas(
+    config: GatewayConfig, session: ConnectionPool, *, environment: Mapping[str, str], clock: Clock
+) -> list[Replica]:
     """The configured replicas, reached over HTTP; their keys come from the environment.
 
     Raises: UsageError: a key is not there, or is none.
@@ -63,12 +72,15 @@ def make_replicas(config: GatewayConfig, session: ConnectionPool, *, environment
     return [
         Replica(
             replica,
-            RemoteEngine(
-                name=replica.name,
-                base_url=replica.base_url,
-                session=session,
-                timeouts=config.timeouts,
-                headers=_authorization(replica, environment),
+            ResponsesEngine(
+                RemoteEngine(
+                    name=replica.name,
+                    base_url=replica.base_url,
+                    session=session,
+                    timeouts=config.timeouts,
+                    headers=_authorization(replica, environment),
+                ),
+                clock=clock,
             ),
         )
         for replica in config.replicas
@@ -107,7 +119,7 @@ async def reloadable_gateway(
     clock = clock or SystemClock()
     telemetry = telemetry or GatewayTelemetry()
     async with upstream_session() as session:
-        replicas = make_replicas(config, session, environment=environment)
+        replicas = make_replicas(config, session, environment=environment, clock=clock)
         app, pool, stack = _assemble(config, replicas, clock=clock, telemetry=telemetry, exposition=exposition)
         async with pool.watching():
             yield RunningGateway(app, pool, stack, telemetry, session, environment)
@@ -128,7 +140,13 @@ def _assemble(
     telemetry: GatewayTelemetry,
     exposition: Exposition | None,
 ) -> tuple[GatewayApp, ReplicaPool, Stack]:
-    pool = ReplicaPool(replicas, clock=clock, interval_s=config.health_interval_s)
+    pool = ReplicaPool(
+        replicas,
+        clock=clock,
+        interval_s=config.health_interval_s,
+        routing=config.routing,
+        served_model=config.model_name,
+    )
     telemetry.watch_replicas(pool)
     stack = build_stack(pool, config, telemetry=telemetry, clock=clock)
     app = GatewayApp(

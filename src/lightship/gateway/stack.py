@@ -3,9 +3,12 @@
     client
       app.py           one ASGI app: reads the request, counts its outcome
       relay.py         sends the reply on as it comes; what happens when it breaks
+      AdmittedEngine   waits for its turn, chooses the rung, refuses what cannot be served in time
+      MeteredEngine    asks for the token counts of a stream, reads them, hides them again
     --- the commit point: a layer below may still try another replica, nothing above may ---
       RetryingEngine   another replica after a failed attempt, within a budget
       ObservedEngine   counts attempts, measures the replica's share of the time
+      HedgedEngine     a second attempt when the first byte is late, if configured
       BalancedEngine   picks a replica of the call's rung, counts what is in flight there
       RemoteEngine     one replica over HTTP
 
@@ -14,13 +17,18 @@ Each layer is an `Engine` round another one. A new feature is a new layer with i
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
-from lightship.gateway.balancing import BalancedEngine
 from lightship.gateway.config import GatewayConfig
+from lightship.gateway.dispatch.admitting import AdmittedEngine
+from lightship.gateway.dispatch.dispatcher import Dispatcher
+from lightship.gateway.metering import MeteredEngine
 from lightship.gateway.observing import ObservedEngine
-from lightship.gateway.replicas import ReplicaPool
-from lightship.gateway.retrying import RetryBudget, RetryingEngine
+from lightship.gateway.routing.balancing import BalancedEngine
+from lightship.gateway.routing.hedging import HedgedEngine
+from lightship.gateway.routing.pool import ReplicaPool
+from lightship.gateway.routing.retrying import RetryBudget, RetryingEngine
 from lightship.gateway.telemetry import GatewayTelemetry
 from lightship.ports.clock import Clock
 from lightship.ports.engine import Engine
@@ -31,16 +39,26 @@ class Stack:
     """All layers between the app and the replicas; `top` is the one to call."""
 
     top: Engine
+    admitted: AdmittedEngine
     retrying: RetryingEngine
 
     def apply(self, config: GatewayConfig) -> None:
         """Effects: calls from now on meet these settings; what the layers have learned stays."""
+        self.admitted.apply(config.complete_dispatch)
         self.retrying.apply(max_attempts=config.max_attempts, budget_share=config.retry_budget_share)
 
 
 def build_stack(pool: ReplicaPool, config: GatewayConfig, *, telemetry: GatewayTelemetry, clock: Clock) -> Stack:
     """All layers between the app and the replicas."""
-    engine: Engine = BalancedEngine(pool)
+    budget = RetryBudget(config.retry_budget_share)
+    engine: Engine = HedgedEngine(BalancedEngine(pool), pool=pool, budget=budget)
     engine = ObservedEngine(engine, telemetry=telemetry, clock=clock)
-    retrying = RetryingEngine(engine, max_attempts=config.max_attempts, budget=RetryBudget(config.retry_budget_share))
-    return Stack(retrying, retrying)
+    retrying = RetryingEngine(engine, max_attempts=config.max_attempts, budget=budget, clock=clock)
+    dispatcher = Dispatcher(
+        config.complete_dispatch,
+        is_up=pool.is_up,
+        rung_of_session=lambda model, terms: pool.sessions.rung_of((terms.tenant, terms.session), served_model=model),
+    )
+    telemetry.watch_dispatcher(dispatcher, clock)
+    admitted = AdmittedEngine(MeteredEngine(retrying), dispatcher, clock=clock, jitter=random.random)
+    return Stack(admitted, admitted, retrying)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import partial
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from lightship.gateway.replicas import ReplicaPool
-from lightship.gateway.routing import ReplicaState
+from lightship.gateway.dispatch.collector import DispatchCollector
+from lightship.gateway.dispatch.dispatcher import Dispatcher
+from lightship.gateway.routing.collector import RoutingCollector
+from lightship.gateway.routing.pool import ReplicaPool
 from lightship.observability import names
-from lightship.ports.engine import AttemptFailure, Outcome
+from lightship.ports.clock import Clock
+from lightship.ports.engine import AttemptFailure, Outcome, TokenUsage
 
 _log = logging.getLogger(__name__)
 _access_log = logging.getLogger("lightship.gateway.access")
@@ -47,6 +51,16 @@ class RequestRecord:
     first_byte_s: float | None = None
     num_bytes: int = 0
     error: str = ""
+    tenant: str = ""
+    priority: str = ""
+    rung: int = 0
+    degraded: str = ""
+    cache: str = ""
+    queue_s: float = 0.0
+    usage: TokenUsage | None = None
+    promised_ttft_s: float = math.inf
+    promised_tpot_s: float = math.inf
+    is_streamed: bool = False
 
 
 class _AccessLine(msgspec.Struct, frozen=True):
@@ -61,6 +75,14 @@ class _AccessLine(msgspec.Struct, frozen=True):
     duration_ms: float
     bytes: int
     error: str
+    tenant: str
+    priority: str
+    rung: int
+    degraded: str
+    cache: str
+    queue_ms: float
+    prompt_tokens: int
+    output_tokens: int
 
 
 @dataclass
@@ -69,6 +91,9 @@ class _Children:
 
     requests: dict[tuple[str, str, str], Counter] = field(default_factory=dict)
     attempts: dict[tuple[str, str], Counter] = field(default_factory=dict)
+    tokens: dict[tuple[str, str], Counter] = field(default_factory=dict)
+    degraded: dict[tuple[str, str], Counter] = field(default_factory=dict)
+    objectives: dict[tuple[str, str], Counter] = field(default_factory=dict)
 
 
 class GatewayTelemetry:
@@ -100,18 +125,38 @@ class GatewayTelemetry:
             [names.LABEL_REPLICA, names.LABEL_RESULT],
             registry=self.registry,
         )
-        self._in_flight = Gauge(names.IN_FLIGHT, "Attempts under way.", [names.LABEL_REPLICA], registry=self.registry)
-        self._replica_up = Gauge(
-            names.REPLICA_UP, "1 when a replica is ready.", [names.LABEL_REPLICA], registry=self.registry
+        self._queue = Histogram(
+            names.QUEUE_TIME,
+            "Seconds a request waited for its turn.",
+            registry=self.registry,
+            buckets=names.TTFT_BUCKETS_S,
         )
+        self._tokens = Counter(
+            names.TOKENS, "Tokens of answers.", [names.LABEL_MODEL, names.LABEL_KIND], registry=self.registry
+        )
+        self._degraded = Counter(
+            names.DEGRADED,
+            "Answers of a lower rung than asked, or cut short, by reason.",
+            [names.LABEL_MODEL, names.LABEL_REASON],
+            registry=self.registry,
+        )
+        self._objectives = Counter(
+            names.SLO_REQUESTS,
+            "Requests by whether they kept each promise; what was cancelled is undetermined.",
+            [names.LABEL_OBJECTIVE, names.LABEL_VERDICT],
+            registry=self.registry,
+        )
+        self._watched: ReplicaPool | None = None
 
     def watch_replicas(self, pool: ReplicaPool) -> None:
-        """Effects: the gauges read the pool's state when they are asked for; replicas that are gone are forgotten."""
-        self._in_flight.clear()
-        self._replica_up.clear()
-        for replica in pool:
-            self._in_flight.labels(replica.state.name).set_function(partial(_num_in_flight, replica.state))
-            self._replica_up.labels(replica.state.name).set_function(partial(_is_up, replica.state))
+        """Effects: the metrics of routing read the pool's state when they are asked for, whatever replicas it has."""
+        if self._watched is not pool:
+            self._watched = pool
+            self.registry.register(RoutingCollector(pool))
+
+    def watch_dispatcher(self, dispatcher: Dispatcher, clock: Clock) -> None:
+        """Effects: the metrics of admission are read from it when they are asked for. To be called once."""
+        self.registry.register(DispatchCollector(dispatcher, clock))
 
     def record_attempt(self, *, replica: str, result: AttemptResult | AttemptFailure) -> None:
         """Counts one attempt."""
@@ -137,22 +182,59 @@ class GatewayTelemetry:
             self._duration.observe(duration_s)
             if record.first_byte_s is not None:
                 self._first_byte.observe(record.first_byte_s)
+                self._queue.observe(record.queue_s)
+            if record.usage is not None:
+                self._count_tokens(record.model, record.usage)
+            if outcome is Outcome.DEGRADED:
+                reason = record.degraded.rpartition("reason=")[2].partition(";")[0] or "trimmed"
+                _child(self._degraded, self._children.degraded, (record.model, reason)).inc()
+            for objective, verdict in verdicts(record, outcome, duration_s=duration_s):
+                _child(self._objectives, self._children.objectives, (objective, verdict)).inc()
             if _access_log.isEnabledFor(logging.INFO):
                 _access_log.info("%s", _line(record, outcome, duration_s=duration_s))
         except Exception:  # noqa: BLE001 # a fault in counting must not become a fault of the request
             _log.exception("a request was not counted")
+
+    def _count_tokens(self, model: str, usage: TokenUsage) -> None:
+        counts = (
+            ("prompt", usage.num_prompt_tokens),
+            ("cached", usage.num_cached_tokens),
+            ("output", usage.num_output_tokens),
+        )
+        for kind, count in counts:
+            if count:
+                _child(self._tokens, self._children.tokens, (model, kind)).inc(count)
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
-def _num_in_flight(state: ReplicaState) -> float:
-    return state.num_in_flight
+def _child(metric: Counter, known: dict[tuple[str, str], Counter], key: tuple[str, str]) -> Counter:
+    child = known.get(key)
+    if child is None:
+        child = known[key] = metric.labels(*key)
+    return child
 
 
-def _is_up(state: ReplicaState) -> float:
-    return float(state.is_ready)
+def verdicts(record: RequestRecord, outcome: Outcome, *, duration_s: float) -> Iterator[tuple[str, str]]:
+    """(objective, verdict) for each promise that was made; errors broke it, what cannot be told is left out."""
+    if record.promised_ttft_s == math.inf or outcome is Outcome.CANCELLED or 400 <= record.status < 500:
+        return
+    is_answered = outcome in {Outcome.SERVED, Outcome.DEGRADED}
+    first_byte_s = record.first_byte_s
+    if not is_answered or first_byte_s is None:
+        yield "ttft", "bad"
+        yield "tpot", "bad"
+        return
+    if not record.is_streamed:
+        yield "ttft", "undetermined"  # an answer in one piece has no first token of its own
+        return
+    yield "ttft", "good" if first_byte_s <= record.promised_ttft_s else "bad"
+    num_after_first = (record.usage.num_output_tokens if record.usage else 0) - 1
+    if num_after_first > 0:
+        tpot_s = (duration_s - first_byte_s) / num_after_first
+        yield "tpot", "good" if tpot_s <= record.promised_tpot_s else "bad"
 
 
 def _line(record: RequestRecord, outcome: Outcome, *, duration_s: float) -> str:
@@ -168,5 +250,13 @@ def _line(record: RequestRecord, outcome: Outcome, *, duration_s: float) -> str:
         duration_ms=round(duration_s * 1000, 3),
         bytes=record.num_bytes,
         error=record.error,
+        tenant=record.tenant,
+        priority=record.priority,
+        rung=record.rung,
+        degraded=record.degraded,
+        cache=record.cache,
+        queue_ms=round(record.queue_s * 1000, 3),
+        prompt_tokens=record.usage.num_prompt_tokens if record.usage else 0,
+        output_tokens=record.usage.num_output_tokens if record.usage else 0,
     )
     return msgspec.json.encode(line).decode()

@@ -11,16 +11,42 @@ REQUEST_DURATION = "lightship_request_duration_seconds"
 TIME_TO_FIRST_BYTE = "lightship_time_to_first_byte_seconds"
 ATTEMPTS = "lightship_attempts"
 IN_FLIGHT = "lightship_requests_in_flight"
+QUEUE_TIME = "lightship_queue_seconds"
+QUEUED = "lightship_requests_queued"
+TOKENS = "lightship_tokens"
+DEGRADED = "lightship_degraded_requests"
+SLO_REQUESTS = "lightship_slo_requests"
+LADDER_LEVEL = "lightship_ladder_level"
+DEVICE_LOAD = "lightship_device_load_ratio"
+DEVICE_LIMIT_SCALE = "lightship_device_limit_scale"
+QUALITY_BUDGET_LEFT = "lightship_quality_budget_left_ratio"
+RUNG_IN_FLIGHT = "lightship_rung_requests_in_flight"
 REPLICA_UP = "lightship_replica_up"
+REPLICA_WORK = "lightship_replica_work_seconds"
+REPLICA_EJECTED = "lightship_replica_ejected"
+BREAKER_STATE = "lightship_replica_breaker_state"
+EJECTIONS = "lightship_replica_ejections"
+ROUTING_PICKS = "lightship_routing_picks"
+PREFIX_BLOCKS = "lightship_routing_prefix_blocks"
+HEDGES = "lightship_hedges"
 CONFIG_RELOADS = "lightship_config_reloads"
 CONFIG_LAST_RELOAD_SUCCESSFUL = "lightship_config_last_reload_successful"
 CONFIG_LAST_RELOAD_TIME = "lightship_config_last_reload_success_timestamp_seconds"
 WORKERS = "lightship_gateway_workers"
 WORKER_RESTARTS = "lightship_gateway_worker_restarts"
+CACHE_REQUESTS = "lightship_cache_requests"
+CACHE_ANSWERS = "lightship_cache_answers"
+CACHE_EVICTIONS = "lightship_cache_evictions"
+CACHE_STORE_FAILURES = "lightship_cache_store_failures"
+CACHE_BYTES = "lightship_cache_bytes"
+CACHE_ENTRIES = "lightship_cache_entries"
+CACHE_FLIGHTS = "lightship_cache_flights"
 
 # Gauges of several processes add up, but for those that are one fact each process sees for itself.
-GAUGES_MERGED_BY_MAX = frozenset({REPLICA_UP})
-GAUGES_MERGED_BY_MIN: frozenset[str] = frozenset()
+GAUGES_MERGED_BY_MAX = frozenset(
+    {REPLICA_UP, REPLICA_EJECTED, BREAKER_STATE, LADDER_LEVEL, DEVICE_LOAD, DEVICE_LIMIT_SCALE}
+)
+GAUGES_MERGED_BY_MIN = frozenset({QUALITY_BUDGET_LEFT})
 
 # Engine worker; the three gauges that routers ask of every engine
 ENGINE_WAITING = "lightship_engine_requests_waiting"
@@ -41,6 +67,12 @@ LABEL_PATH = "path"
 LABEL_MODEL = "model"
 LABEL_REPLICA = "replica"
 LABEL_RESULT = "result"
+LABEL_REASON = "reason"
+LABEL_KIND = "kind"
+LABEL_OBJECTIVE = "objective"
+LABEL_VERDICT = "verdict"
+LABEL_DEVICE = "device"
+LABEL_VARIANT = "variant"
 LABEL_FINISH_REASON = "finish_reason"
 
 # Seconds. OpenTelemetry's TTFT list, with 0.2 and 0.4 added: common SLO edges it lacks.

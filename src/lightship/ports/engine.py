@@ -159,9 +159,11 @@ class TokenUsage:
     is_reported: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class EngineReply:
     """A committed reply. `chunks` yields the body as it arrives; it may raise `StreamBrokenError`.
+
+    On its way up each layer fills in what it knows; it has one owner at a time.
 
     Header names are lower-case. `upstream_s` is the time the replica itself took to the first byte, `queue_s` the time
     the request waited for its turn. `usage` is complete when `chunks` is at its end. `degraded` says why a lower rung
@@ -169,7 +171,7 @@ class EngineReply:
     """
 
     status: int
-    headers: Mapping[str, str]
+    headers: dict[str, str]
     chunks: AsyncIterator[bytes]
     replica: str
     num_attempts: int = 1

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from lightship.gateway.app import GatewayApp
 from lightship.gateway.config import GatewayConfig, ReplicaConfig
-from lightship.gateway.replicas import Replica
-from lightship.gateway.retrying import RESERVE_RETRIES
+from lightship.gateway.routing.replica import Replica
+from lightship.gateway.routing.retrying import RESERVE_RETRIES
 from lightship.gateway.runtime import build_app
 from lightship.gateway.telemetry import GatewayTelemetry
 from lightship.observability import names

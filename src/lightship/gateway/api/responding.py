@@ -22,7 +22,7 @@ from lightship.gateway.api.native_events import NativeStream, fill_usage, usage_
 from lightship.gateway.api.reply_chunks import Resumed, first_of, read_whole
 from lightship.gateway.api.responses import to_chat_call
 from lightship.gateway.api.translating import MAX_ERROR_BYTES, MAX_EVENT_BYTES, MAX_WHOLE_BYTES, translated_reply
-from lightship.gateway.replicas import ProbedEngine
+from lightship.gateway.routing.replica import ProbedEngine
 from lightship.ports.clock import Clock
 from lightship.ports.engine import EngineCall, EngineReply, StreamBrokenError
 from lightship.wire.paths import CHAT_COMPLETIONS, RESPONSES

@@ -12,6 +12,7 @@ from dataclasses import replace
 from types import TracebackType
 
 from lightship.gateway import headers as names
+from lightship.gateway.dispatch.config import DispatchConfig
 from lightship.gateway.dispatch.dispatcher import Dispatcher
 from lightship.gateway.dispatch.ladder import RungReason
 from lightship.gateway.dispatch.ticket import Answered, Decision, RefusalReason, Refuse, Start, Ticket
@@ -39,7 +40,6 @@ class AdmittedEngine:
         dispatcher: Decides; shared with nobody.
         clock: Time.
         jitter: A number from 0 to 1 for each refusal, by which clients that were refused together come back apart.
-        remember: Told which rung a session was answered on.
 
     Concurrency: one event loop.
     """
@@ -51,13 +51,11 @@ class AdmittedEngine:
         *,
         clock: Clock,
         jitter: Callable[[], float],
-        remember: Callable[[str, str, int], None] = lambda model, session, rung: None,
     ) -> None:
         self.dispatcher = dispatcher
         self._inner = inner
         self._clock = clock
         self._jitter = jitter
-        self._remember = remember
         self._timer: asyncio.TimerHandle | None = None
 
     def open(self, call: EngineCall) -> AbstractAsyncContextManager[EngineReply]:
@@ -69,22 +67,23 @@ class AdmittedEngine:
             return self._inner.open(call)
         return _Admission(self, call)
 
+    def apply(self, config: DispatchConfig) -> None:
+        """Effects: requests from now on meet these ladders and bounds; those that wait may start at once."""
+        self.dispatcher.apply(config)
+        self.advance()
+
     async def start(self, call: EngineCall) -> Ticket:
         """A started ticket for the call, after as long a wait as that takes.
 
         Raises: ApiError: 503; CancelledError: the client left, and nothing is held for it.
         """
         now_s = self._clock.monotonic_s()
-        terms = call.terms
-        session = f"{terms.tenant}\0{terms.session}" if terms.session else ""
-        ticket = Ticket(call.served_model, call.rung, call.is_pinned, terms, now_s, session, call.is_streaming)
+        ticket = Ticket(call.served_model, call.rung, call.is_pinned, call.terms, now_s, call.is_streaming)
         decision: Decision = self.dispatcher.offer(ticket, now_s)
         if isinstance(decision, Refuse):
             raise self._error(decision, was_queued=False)
         if not isinstance(decision, Start):
             await self._wait(ticket)
-        if session:
-            self._remember(call.served_model, session, ticket.rung)
         return ticket
 
     def finish(self, ticket: Ticket, answered: Answered | None) -> None:
@@ -154,13 +153,16 @@ class _Admission:
             raise
         self._first_byte_s = now_s = engine._clock.monotonic_s()
         engine.dispatcher.first_byte(ticket, now_s)
-        return replace(
-            reply,
-            headers={**reply.headers, **_disclosures(ticket)},
-            queue_s=ticket.started_s - ticket.arrived_s,
-            rung=ticket.rung,
-            degraded=degraded_words(ticket.rung, ticket.reason, is_trimmed=ticket.is_trimmed, asked=ticket.asked_rung),
+        place = ticket.place
+        assert place is not None, "a started ticket has a place"
+        reply.headers[names.QUALITY_LOSS] = place.loss_words
+        reply.headers.setdefault(names.SERVED_VARIANT, place.facts.variant_name)
+        reply.queue_s = ticket.started_s - ticket.arrived_s
+        reply.rung = ticket.rung
+        reply.degraded = degraded_words(
+            ticket.rung, ticket.reason, is_trimmed=ticket.is_trimmed, asked=ticket.asked_rung
         )
+        return reply
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -201,9 +203,3 @@ def degraded_words(rung: int, reason: RungReason, *, is_trimmed: bool, asked: in
     if is_trimmed:
         parts.append("max_tokens=trimmed")
     return "; ".join(parts)
-
-
-def _disclosures(ticket: Ticket) -> dict[str, str]:
-    place = ticket.place
-    assert place is not None, "a started ticket has a place"
-    return {names.QUALITY_LOSS: place.loss_words}

@@ -15,7 +15,7 @@ before it is so long that it could not start in time: a wait that ends in a refu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from lightship.gateway.dispatch.capacity import Device
 from lightship.gateway.dispatch.config import DispatchConfig
@@ -25,7 +25,7 @@ from lightship.gateway.dispatch.prediction import DecayingRate
 from lightship.gateway.dispatch.spill import SpillBudget
 from lightship.gateway.dispatch.ticket import Answered, Decision, RefusalReason, Refuse, Start, Ticket, Wait
 from lightship.gateway.dispatch.waiting import WaitingRoom
-from lightship.ports.engine import Degrade
+from lightship.ports.engine import CallTerms, Degrade
 
 # Seconds. What a refused client is told to wait, at least and at most.
 _LEAST_RETRY_S, _MOST_RETRY_S = 0.5, 30.0
@@ -35,7 +35,7 @@ _STARTS_S = 1.0
 _LEAST_STARTS_PER_S = 0.5
 
 IsUp = Callable[[str, int], bool]
-RungOfSession = Callable[[str], int | None]
+RungOfSession = Callable[[str, CallTerms], int | None]
 
 
 class Dispatcher:
@@ -44,13 +44,13 @@ class Dispatcher:
     Args:
         config: Ladders, classes and bounds.
         is_up: Whether a rung of a model has a replica that takes requests.
-        rung_of_session: Where a session was answered last.
+        rung_of_session: Where a request's session was answered last; None where that is not known.
 
     Concurrency: none of its own; one event loop calls it.
     """
 
     def __init__(
-        self, config: DispatchConfig, *, is_up: IsUp, rung_of_session: RungOfSession = lambda session: None
+        self, config: DispatchConfig, *, is_up: IsUp, rung_of_session: RungOfSession = lambda model, terms: None
     ) -> None:
         self._is_up = is_up
         self._rung_of_session = rung_of_session
@@ -90,9 +90,10 @@ class Dispatcher:
         """Requests that have started and not ended."""
         return sum(device.num_in_flight for device in self._devices.values())
 
-    def loads(self) -> dict[str, float]:
-        """Share of each device in use."""
-        return {name: device.load for name, device in self._devices.items()}
+    @property
+    def devices(self) -> Mapping[str, Device]:
+        """By name; nobody else changes them."""
+        return self._devices
 
     def offer(self, ticket: Ticket, now_s: float) -> Decision:
         """A request has come. Where it pushes another one out of a full queue, `advance` tells that one."""
@@ -190,7 +191,7 @@ class Dispatcher:
 
     def _choice(self, ticket: Ticket, ladder: LadderState, now_s: float) -> RungChoice:
         terms = ticket.terms
-        before = self._rung_of_session(ticket.session) if ticket.session else None
+        before = self._rung_of_session(ticket.served_model, terms) if terms.session else None
         wish = Wish(
             asked_rung=ticket.asked_rung,
             is_pinned=ticket.is_pinned,

@@ -35,7 +35,6 @@ class Ticket:
         is_pinned: No other rung may answer.
         terms: What it accepts and was promised.
         arrived_s: On the monotonic clock.
-        session: Key of its session among all tenants; "" is none.
         is_streamed: Its first byte says when its prompt was computed; without that its prompt counts nowhere.
         handle: Belongs to whoever made the ticket.
     """
@@ -45,7 +44,6 @@ class Ticket:
     is_pinned: bool
     terms: CallTerms
     arrived_s: float
-    session: str = ""
     is_streamed: bool = True
     handle: Any = None
     # Results: where and why it was started.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lightship.gateway.api.responding import RETRY_NATIVE_S, ResponsesEngine, ResponsesMode
-from lightship.gateway.retrying import RetryBudget, RetryingEngine
+from lightship.gateway.routing.retrying import RetryBudget, RetryingEngine
 from lightship.ports.engine import AttemptError, AttemptFailure, EngineCall, EngineReply, StreamBrokenError
 from lightship.testing.fake_engine import FakeEngine, FakeReply, Fault, Script, error_reply
 from lightship.testing.virtual_time import LoopClock, run_in_virtual_time

@@ -272,4 +272,4 @@ def test_dispatcher_any_interleaving_ends_with_nothing_held(
         one.finish(over, now_s, None)
     assert num_offered == num_over + len([each for each in started if each.place is not None])
     assert (one.num_in_flight, one.num_waiting) == (0, 0)
-    assert all(load == 0 for load in one.loads().values())
+    assert all(device.load == 0 for device in one.devices.values())
