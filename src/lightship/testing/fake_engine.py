@@ -115,7 +115,7 @@ class FakeEngine:
         self._timeouts = timeouts
 
     async def probe_ready(self, *, timeout_s: float) -> ProbeResult:
-        """See `gateway.replicas.ProbedEngine`."""
+        """See `gateway.routing.replica.ProbedEngine`."""
         del timeout_s
         return self.probe_result
 

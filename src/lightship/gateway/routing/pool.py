@@ -114,6 +114,7 @@ class ReplicaPool:
         self._first_bytes: dict[tuple[str, str, int, bool], RecentValues] = {}
         self._replicas: dict[str, Replica] = {}
         self._devices: dict[str, DeviceLoad] = {}
+        self._rungs: dict[tuple[str, int], list[ReplicaState]] = {}
         self._salts: dict[tuple[str, int], str] = {}
         self._num_starts = 0
         self._watch = Watch(self, interval_s=interval_s)
@@ -138,10 +139,14 @@ class ReplicaPool:
                 return True
         return False
 
+    def is_up(self, served_model: str, rung: int) -> bool:
+        """Whether a rung of a model has a replica that takes requests; a breaker or an ejection never takes the last."""
+        return any(state.is_ready for state in self._rungs.get((served_model or self._served_model, rung), ()))
+
     def rung_load(self, rung: int, *, served_model: str = "") -> RungLoad:
         """How a rung of a model's ladder stands."""
         model, now_s = served_model or self._served_model, self.clock.monotonic_s()
-        states = [state for state in self.states if state.rung == rung and state.served_model == model]
+        states = self._rungs.get((model, rung), ())
         ready = [state for state in states if state.is_ready]
         usable = [s for s in ready if s.blocked_until_s <= now_s and s.num_in_flight < s.max_in_flight]
         return RungLoad(
@@ -174,7 +179,7 @@ class ReplicaPool:
             known_blocks=known,
             num_blocks=len(keys),
         )
-        choice = pick_replica(self.states, facts, routing)
+        choice = pick_replica(self._rungs.get((model, call.rung), ()), facts, routing)
         self.counts.picks[choice.reason] += 1
         if choice.replica is None:
             raise _no_replica(call, choice.reason)
@@ -340,6 +345,9 @@ class ReplicaPool:
     def _note_replicas_changed(self) -> None:
         replicas = self._replicas.values()
         self.states = [replica.state for replica in replicas]
+        self._rungs = {}
+        for state in self.states:
+            self._rungs.setdefault((state.served_model, state.rung), []).append(state)
         self._salts = {
             (state.served_model, state.rung): f"{state.served_model}\n{replica.config.variant_digest}"
             for replica in replicas
