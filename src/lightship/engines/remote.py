@@ -57,6 +57,8 @@ HOP_BY_HOP = frozenset(
 _DIED_IDLE_AFTER_S = 0.5
 # An error object is a few hundred bytes; what is longer is not one.
 _ERROR_BODY_BYTES = 64 * 2**10
+# Engines' metrics are some hundred kilobytes at most; what is longer is not read to its end.
+_METRICS_BYTES = 4 * 2**20
 _ERROR_HEADERS = ("retry-after", "retry-after-ms", "x-reject-reason", "x-should-retry")
 
 
@@ -146,6 +148,24 @@ class RemoteEngine:
         status = response.head.status if response.head is not None else 0
         is_ready = status < HTTPStatus.INTERNAL_SERVER_ERROR or status == 501
         return ProbeResult.READY if is_ready else ProbeResult.NOT_READY
+
+    async def read_metrics(self, *, timeout_s: float) -> bytes | None:
+        """What the endpoint says on `/metrics`, as much as is read of it; None where it says nothing. Never raises."""
+        request = f"GET {self._base_path}/metrics HTTP/1.1\r\n{self._fixed_lines}\r\n".encode("ascii")
+        response: StreamedResponse | None = None
+        pieces: list[bytes] = []
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await self.exchange(request, limit_s=timeout_s)
+                while (piece := await response.read()) and sum(map(len, pieces)) < _METRICS_BYTES:
+                    pieces.append(piece)
+        except (TimeoutError, TransportError):
+            return None
+        finally:
+            if response is not None:
+                response.close()
+        is_ok = response.head is not None and response.head.status == HTTPStatus.OK
+        return b"".join(pieces) if is_ok else None
 
     async def first_byte(self, call: EngineCall) -> tuple[StreamedResponse, bytes]:
         """The answer to a call, committed to with its first bytes.

@@ -69,22 +69,17 @@ def make_replicas(
 
     Raises: UsageError: a key is not there, or is none.
     """
-    return [
-        Replica(
-            replica,
-            ResponsesEngine(
-                RemoteEngine(
-                    name=replica.name,
-                    base_url=replica.base_url,
-                    session=session,
-                    timeouts=config.timeouts,
-                    headers=_authorization(replica, environment),
-                ),
-                clock=clock,
-            ),
+    replicas = []
+    for replica in config.replicas:
+        remote = RemoteEngine(
+            name=replica.name,
+            base_url=replica.base_url,
+            session=session,
+            timeouts=config.timeouts,
+            headers=_authorization(replica, environment),
         )
-        for replica in config.replicas
-    ]
+        replicas.append(Replica(replica, ResponsesEngine(remote, clock=clock), metrics=remote))
+    return replicas
 
 
 def _authorization(replica: ReplicaConfig, environment: Mapping[str, str]) -> dict[str, str]:

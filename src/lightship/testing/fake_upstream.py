@@ -32,7 +32,8 @@ class FakeUpstream:
     """The server's side of the script: what came in, and what is under way.
 
     `num_open` counts replies under way, `num_abandoned` those whose client left before their end; `changed` is set
-    whenever one of them changes. `health_status` answers readiness probes; None closes without an answer.
+    whenever one of them changes. `health_status` answers readiness probes; None closes without an answer. `metrics` is
+    the body of `/metrics`; None answers 404.
     """
 
     def __init__(self, script: Script) -> None:
@@ -42,6 +43,7 @@ class FakeUpstream:
         self.num_abandoned = 0
         self.num_connections = 0
         self.health_status: int | None = 200
+        self.metrics: bytes | None = None
         self.changed = asyncio.Event()
         self.base_url = ""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -90,7 +92,7 @@ class FakeUpstream:
         self, request: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         if request.method == "GET":
-            await self._answer_probe(writer)
+            await (self._answer_metrics(writer) if request.path.endswith("/metrics") else self._answer_probe(writer))
             return
         self.requests.append(request)
         self.num_open += 1
@@ -103,6 +105,12 @@ class FakeUpstream:
             self.num_open -= 1
             self.num_abandoned += not is_complete
             self.changed.set()
+
+    async def _answer_metrics(self, writer: asyncio.StreamWriter) -> None:
+        body = self.metrics or b""
+        status = 404 if self.metrics is None else 200
+        writer.write(_head(status, {"content-length": str(len(body))}) + body)
+        await writer.drain()
 
     async def _answer_probe(self, writer: asyncio.StreamWriter) -> None:
         if self.health_status is None:

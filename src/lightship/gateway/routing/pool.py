@@ -133,13 +133,6 @@ class ReplicaPool:
         return any(state.is_ready and state.rung == rung for state in self.states)
 
     def is_up(self, served_model: str, rung: int) -> bool:
-        """Whether a replica of the rung of this model is ready."""
-        for state in self.states:
-            if state.is_ready and state.rung == rung and state.served_model == served_model:
-                return True
-        return False
-
-    def is_up(self, served_model: str, rung: int) -> bool:
         """Whether a rung of a model has a replica that takes requests; a breaker or an ejection never takes the last."""
         return any(state.is_ready for state in self._rungs.get((served_model or self._served_model, rung), ()))
 
