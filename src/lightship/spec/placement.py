@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lightship.spec.base import StrictModel
-from lightship.spec.values import Label
+from lightship.spec.values import Label, ModelName
 
 
 class PriceSpec(StrictModel):
@@ -33,6 +33,22 @@ class UpstreamSpec(StrictModel):
         max_length=128,
         examples=["CLOUD_KEY"],
         description="Environment variable that holds the key (never the key itself); null sends none.",
+    )
+    model: str | None = Field(
+        default=None,
+        pattern=r"^[!-~]+$",
+        max_length=256,
+        examples=["org/name", "*"],
+        description="What the endpoint calls its model; `*` is each one it lists, null the only one it lists.",
+    )
+    serves: ModelName | None = Field(
+        default=None, description="Name clients send for it; null: what the endpoint calls it."
+    )
+    rung: int = Field(
+        default=0,
+        ge=0,
+        le=63,
+        description="Place on the ladder of the name it serves, 0 at the top; equal ones share the load. Unit: rungs.",
     )
     price_usd_per_1m: PriceSpec | None = Field(
         default=None, description="Price; null if unknown. Unit: USD per million tokens."
