@@ -186,7 +186,7 @@ class GatewayTelemetry:
             if record.usage is not None:
                 self._count_tokens(record.model, record.usage)
             if outcome is Outcome.DEGRADED:
-                reason = record.degraded.rpartition("reason=")[2].partition(";")[0] or "trimmed"
+                reason = record.degraded.partition("reason=")[2].partition(";")[0] or "trimmed"
                 _child(self._degraded, self._children.degraded, (record.model, reason)).inc()
             for objective, verdict in verdicts(record, outcome, duration_s=duration_s):
                 _child(self._objectives, self._children.objectives, (objective, verdict)).inc()
