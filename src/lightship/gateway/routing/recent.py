@@ -14,7 +14,7 @@ class RecentValues:
     >>> for value in range(1, 102):
     ...     values.add(value)
     >>> values.quantile(at_least=100)
-    49
+    51
     """
 
     __slots__ = ("_cached", "_num_seen", "_num_since_sort", "_quantile", "_values")
