@@ -32,6 +32,11 @@ _DISCONNECT: Message = {"type": "http.disconnect"}
 class ClientConnection(Protocol):
     """What an exchange needs of the connection it is on."""
 
+    @property
+    def transport(self) -> asyncio.Transport:
+        """What the event loop made for it."""
+        ...
+
     def write(self, data: bytes) -> None:
         """Sends bytes."""
         ...
@@ -114,6 +119,11 @@ class HttpExchange:
     def is_started(self) -> bool:
         """Whether any byte of the answer was sent."""
         return self._is_started and self._held_head is None
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The connection's, for a server that is to misbehave on purpose."""
+        return self._connection.transport
 
     # Called by the connection
 

@@ -104,15 +104,15 @@ class BoundedHttpProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without being derived from it
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one without being derived from it
         self._server_state.connections.add(cast(Any, self))  # its type names uvicorn's own classes
         self._scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
-            "server": get_local_addr(self._transport),
-            "client": get_remote_addr(self._transport),
-            "scheme": "https" if is_ssl(self._transport) else "http",
+            "server": get_local_addr(self.transport),
+            "client": get_remote_addr(self.transport),
+            "scheme": "https" if is_ssl(self.transport) else "http",
             "root_path": self._root_path,
         }
         self._set_due(self._loop.time() + HEAD_TIMEOUT_S)
@@ -140,7 +140,7 @@ class BoundedHttpProtocol(asyncio.Protocol):
         if self._drained is None:
             self._drained = self._loop.create_future()
         if self._send_timer is None:
-            self._send_timer = self._loop.call_later(self.send_timeout_s, self._transport.abort)
+            self._send_timer = self._loop.call_later(self.send_timeout_s, self.transport.abort)
 
     def resume_writing(self) -> None:
         """There is room again."""
@@ -252,20 +252,20 @@ class BoundedHttpProtocol(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """See `ClientConnection`."""
-        if not self._transport.is_closing():
-            self._transport.write(data)
+        if not self.transport.is_closing():
+            self.transport.write(data)
 
     def pause_reading(self) -> None:
         """See `ClientConnection`."""
-        if not self._is_paused and not self._transport.is_closing():
+        if not self._is_paused and not self.transport.is_closing():
             self._is_paused = True
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """See `ClientConnection`. Not while a later request waits: its bytes are what would come."""
-        if self._is_paused and not self._waiting and not self._transport.is_closing():
+        if self._is_paused and not self._waiting and not self.transport.is_closing():
             self._is_paused = False
-            self._transport.resume_reading()
+            self.transport.resume_reading()
 
     def drained(self) -> asyncio.Future[None] | None:
         """See `ClientConnection`."""
@@ -273,8 +273,8 @@ class BoundedHttpProtocol(asyncio.Protocol):
 
     def close(self) -> None:
         """See `ClientConnection`."""
-        if not self._transport.is_closing():
-            self._transport.close()
+        if not self.transport.is_closing():
+            self.transport.close()
 
     def answered(self, *, keeps_alive: bool) -> None:
         """See `ClientConnection`."""
@@ -360,8 +360,8 @@ class BoundedHttpProtocol(asyncio.Protocol):
             f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
-        self._transport.write(head.encode("latin-1") + body)
-        self._transport.close()
+        self.transport.write(head.encode("latin-1") + body)
+        self.transport.close()
 
 
 def _bad_head(message: str) -> ApiError:
