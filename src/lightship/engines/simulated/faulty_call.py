@@ -115,7 +115,8 @@ class FaultyCall(Call):
 def break_connection(send: Send, *, is_reset: bool) -> None:
     """Closes the client's connection at once, in the middle of whatever was sent.
 
-    ASGI has no message for that, so this reaches for the server's transport behind `send`; a test holds that it is there.
+    ASGI has no message for that, so this reaches for the server's transport behind `send`; a test holds that it is
+    there.
 
     Raises: ClientDisconnect: there is no connection to break.
     """
