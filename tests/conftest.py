@@ -9,6 +9,8 @@ import pytest
 
 from lightship.artifacts.sources.builtin import builtin_checkpoint
 
+pytest_plugins = ["tests.redis_server"]
+
 SHARED_DATA = Path(os.environ.get("LIGHTSHIP_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
