@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from lightship.cli.cache_config import cache_config
+from msgspec.structs import replace
+
+from lightship.evaluation.ladder import Ladder, Rung
 from lightship.gateway.config import GatewayConfig, ReplicaConfig
-from lightship.ports.engine import HopTimeouts
+from lightship.gateway.dispatch.config import (
+    DispatchConfig,
+    LadderConfig,
+    LadderPolicy,
+    PriorityClass,
+    QualityBudgetConfig,
+    RungFacts,
+)
+from lightship.gateway.server_config import AccessLogConfig, CorsConfig, ServerConfig, TlsConfig
+from lightship.ports.engine import Degrade, HopTimeouts
 from lightship.spec.document import Spec
-from lightship.spec.gateway import TimeoutsSpec
+from lightship.spec.gateway import GatewaySpec, TimeoutsSpec
 
 
-def gateway_config(spec: Spec, replicas: Sequence[ReplicaConfig], *, port: int) -> GatewayConfig:
+def gateway_config(
+    spec: Spec, replicas: Sequence[ReplicaConfig], *, port: int, ladders: Mapping[str, Sequence[RungFacts]] = {}
+) -> GatewayConfig:
     """The gateway in front of these replicas, with everything else as the spec says.
 
     Args:
         spec: What is wanted.
         replicas: Who serves; their rungs are chosen by the caller.
         port: To listen on; the spec's own may be 0.
+        ladders: What was measured of each model's rungs, from the top down; the rungs of a model that is not here are
+            of unknown quality.
     """
     return GatewayConfig(
         host=spec.gateway.listen.host,
@@ -28,6 +46,96 @@ def gateway_config(spec: Spec, replicas: Sequence[ReplicaConfig], *, port: int) 
         retry_budget_share=spec.gateway.retries.budget_share,
         body_limit_bytes=spec.gateway.body_limit,
         drain_timeout_s=spec.gateway.drain_timeout_s,
+        dispatch=dispatch_config(spec, ladders, num_processes=spec.gateway.workers),
+        cache=cache_config(spec),
+        server=server_config(spec.gateway),
+    )
+
+
+def with_shared_state(config: GatewayConfig, home: Path) -> GatewayConfig:
+    """The configuration with a place for what several processes must share; itself where it has one or needs none."""
+    state = config.state
+    if config.server.workers == 1 or state.folder or state.redis_url:
+        return config
+    return replace(config, state=replace(state, folder=str((home / "gateway").absolute())))
+
+
+def server_config(gateway: GatewaySpec) -> ServerConfig:
+    """How the gateway's processes are run."""
+    tls, cors, log = gateway.tls, gateway.cors, gateway.access_log
+    return ServerConfig(
+        workers=gateway.workers,
+        tls=None if tls is None else TlsConfig(cert_file=tls.cert_file, key_file=tls.key_file),
+        cors=None if cors is None else CorsConfig(origins=cors.origins, max_age_s=cors.max_age_s),
+        access_log=AccessLogConfig(is_enabled=log.enabled, file="" if log.file == "stderr" else log.file),
+        send_timeout_s=gateway.send_timeout_s,
+    )
+
+
+def dispatch_config(
+    spec: Spec, ladders: Mapping[str, Sequence[RungFacts]], *, num_processes: int = 1
+) -> DispatchConfig:
+    """Admission and ladders: every process has an equal share of the devices and of the quality budget."""
+    admission = spec.gateway.admission
+    return DispatchConfig(
+        ladders={model: _ladder(spec, rungs, num_processes=num_processes) for model, rungs in ladders.items()},
+        priorities={
+            name: PriorityClass(
+                importance=one.importance,
+                degrade=Degrade(one.degrade),
+                min_quality=one.min_quality,
+                trimmed_output_tokens=one.trim_max_tokens,
+                max_wait_s=one.max_wait_s,
+            )
+            for name, one in spec.gateway.priorities.items()
+        },
+        max_queued=admission.max_queued,
+        max_concurrency=admission.max_concurrency,
+        default_output_tokens=admission.default_max_tokens,
+        capacity_share=1 / num_processes,
+    )
+
+
+def _ladder(spec: Spec, rungs: Sequence[RungFacts], *, num_processes: int) -> LadderConfig:
+    admission, budget = spec.gateway.admission, spec.quality.budget
+    return LadderConfig(
+        rungs=tuple(rungs),
+        ttft_s=spec.slo.ttft_ms / 1000,
+        tpot_s=spec.slo.tpot_ms / 1000,
+        attainment=spec.slo.attainment,
+        policy=LadderPolicy(down_dwell_s=admission.step_down_after_s, up_dwell_s=admission.step_up_after_s),
+        budget=None
+        if budget is None
+        else QualityBudgetConfig(
+            degraded_share=budget.degraded_requests,
+            mean_loss=budget.mean_loss,
+            window_s=budget.per,
+            expected_requests=budget.expected_requests // num_processes,
+        ),
+    )
+
+
+def measured_rungs(ladder: Ladder, *, concurrency: int) -> tuple[RungFacts, ...]:
+    """What a measured ladder's rungs can do and what they cost in quality.
+
+    Args:
+        ladder: As it was chosen from the measurements.
+        concurrency: At which goodput was measured.
+    """
+    return tuple(_rung_facts(rung, concurrency=concurrency) for rung in ladder.rungs)
+
+
+def _rung_facts(rung: Rung, *, concurrency: int) -> RungFacts:
+    one = rung.candidate
+    interval = one.quality_interval
+    return RungFacts(
+        variant_name=one.name.partition("@")[0],
+        variant_digest=one.variant_digest,
+        quality_loss=1 - one.quality_recovery,
+        quality_loss_low=None if interval is None else 1 - interval.high,
+        quality_loss_high=None if interval is None else 1 - interval.low,
+        goodput_requests_per_s=rung.speed,
+        concurrency=concurrency,
     )
 
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from lightship.errors import UsageError
+from lightship.gateway.cache.config import CacheConfig, cache_problems
 from lightship.gateway.dispatch.config import DispatchConfig, LadderConfig, RungFacts, dispatch_problems
 from lightship.gateway.routing.config import RoutingConfig, routing_problems
 from lightship.gateway.server_config import ServerConfig, server_problems
@@ -76,6 +77,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     drain_timeout_s: float = 30.0
     health_interval_s: float = 1.0
     dispatch: DispatchConfig = DispatchConfig()
+    cache: CacheConfig | None = None
     routing: RoutingConfig = RoutingConfig()
     state: StateConfig = StateConfig()
     server: ServerConfig = ServerConfig()
@@ -164,6 +166,8 @@ def config_problems(config: GatewayConfig) -> Iterable[str]:
     yield from _ambiguous_names(config)
     yield from (f"dispatch.{problem}" for problem in dispatch_problems(config.dispatch))
     yield from _described_ladder_problems(config)
+    if config.cache is not None:
+        yield from (f"cache.{problem}" for problem in cache_problems(config.cache))
     yield from (f"routing.{problem}" for problem in routing_problems(config.routing))
     yield from (f"state.{problem}" for problem in state_problems(config.state))
     yield from (f"server.{problem}" for problem in server_problems(config.server))

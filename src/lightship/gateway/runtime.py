@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from lightship.engines.remote import RemoteEngine, upstream_session
 from lightship.errors import UsageError
 from lightship.gateway.api.responding import ResponsesEngine
 from lightship.gateway.app import GatewayApp
+from lightship.gateway.cache.store import ResponseStore, open_store
 from lightship.gateway.catalog import ModelCatalog
 from lightship.gateway.config import GatewayConfig, ReplicaConfig
 from lightship.gateway.routing.pool import ReplicaPool
@@ -78,8 +79,15 @@ def make_replicas(
             timeouts=config.timeouts,
             headers=_authorization(replica, environment),
         )
-        replicas.append(Replica(replica, ResponsesEngine(remote, clock=clock), metrics=remote))
+        engine = ResponsesEngine(remote, clock=clock, first_token_s=config.timeouts.first_token_s)
+        replicas.append(Replica(replica, engine, metrics=remote))
     return replicas
+
+
+def check_api_keys(config: GatewayConfig, environment: Mapping[str, str]) -> None:
+    """Raises: UsageError: a replica's key is not in the environment, or is none."""
+    for replica in config.replicas:
+        _authorization(replica, environment)
 
 
 def _authorization(replica: ReplicaConfig, environment: Mapping[str, str]) -> dict[str, str]:
@@ -113,11 +121,19 @@ async def reloadable_gateway(
     """
     clock = clock or SystemClock()
     telemetry = telemetry or GatewayTelemetry()
-    async with upstream_session() as session:
+    async with AsyncExitStack() as resources:
+        session = await resources.enter_async_context(upstream_session())
         replicas = make_replicas(config, session, environment=environment, clock=clock)
-        app, pool, stack = _assemble(config, replicas, clock=clock, telemetry=telemetry, exposition=exposition)
-        async with pool.watching():
-            yield RunningGateway(app, pool, stack, telemetry, session, environment)
+        responses = None
+        if config.cache is not None:
+            responses = await resources.enter_async_context(open_store(config.cache, config.state, clock=clock))
+        app, pool, stack = _assemble(
+            config, replicas, clock=clock, telemetry=telemetry, exposition=exposition, responses=responses
+        )
+        if stack.cached is not None:
+            await resources.enter_async_context(stack.cached.running())
+        await resources.enter_async_context(pool.watching())
+        yield RunningGateway(app, pool, stack, telemetry, session, environment)
 
 
 @asynccontextmanager
@@ -134,6 +150,7 @@ def _assemble(
     clock: Clock,
     telemetry: GatewayTelemetry,
     exposition: Exposition | None,
+    responses: ResponseStore | None = None,
 ) -> tuple[GatewayApp, ReplicaPool, Stack]:
     pool = ReplicaPool(
         replicas,
@@ -143,7 +160,7 @@ def _assemble(
         served_model=config.model_name,
     )
     telemetry.watch_replicas(pool)
-    stack = build_stack(pool, config, telemetry=telemetry, clock=clock)
+    stack = build_stack(pool, config, telemetry=telemetry, clock=clock, responses=responses)
     app = GatewayApp(
         config,
         engine=stack.top,

@@ -3,6 +3,7 @@
     client
       app.py           one ASGI app: reads the request, counts its outcome
       relay.py         sends the reply on as it comes; what happens when it breaks
+      CachedEngine     gives an answer that was given before; one call for several equal requests (if configured)
       AdmittedEngine   waits for its turn, chooses the rung, refuses what cannot be served in time
       MeteredEngine    asks for the token counts of a stream, reads them, hides them again
     --- the commit point: a layer below may still try another replica, nothing above may ---
@@ -20,6 +21,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from lightship.gateway.cache.caching import CachedEngine
+from lightship.gateway.cache.store import ResponseStore
+from lightship.gateway.cache.telemetry import CacheTelemetry
 from lightship.gateway.config import GatewayConfig
 from lightship.gateway.dispatch.admitting import AdmittedEngine
 from lightship.gateway.dispatch.dispatcher import Dispatcher
@@ -39,17 +43,27 @@ class Stack:
     """All layers between the app and the replicas; `top` is the one to call."""
 
     top: Engine
+    cached: CachedEngine | None
     admitted: AdmittedEngine
     retrying: RetryingEngine
 
     def apply(self, config: GatewayConfig) -> None:
         """Effects: calls from now on meet these settings; what the layers have learned stays."""
+        if self.cached is not None:
+            self.cached.apply(config.cache)
         self.admitted.apply(config.complete_dispatch)
         self.retrying.apply(max_attempts=config.max_attempts, budget_share=config.retry_budget_share)
 
 
-def build_stack(pool: ReplicaPool, config: GatewayConfig, *, telemetry: GatewayTelemetry, clock: Clock) -> Stack:
-    """All layers between the app and the replicas."""
+def build_stack(
+    pool: ReplicaPool,
+    config: GatewayConfig,
+    *,
+    telemetry: GatewayTelemetry,
+    clock: Clock,
+    responses: ResponseStore | None = None,
+) -> Stack:
+    """All layers between the app and the replicas; answers are kept in `responses`, if there is one."""
     budget = RetryBudget(config.retry_budget_share)
     engine: Engine = HedgedEngine(BalancedEngine(pool), pool=pool, budget=budget)
     engine = ObservedEngine(engine, telemetry=telemetry, clock=clock)
@@ -61,4 +75,14 @@ def build_stack(pool: ReplicaPool, config: GatewayConfig, *, telemetry: GatewayT
     )
     telemetry.watch_dispatcher(dispatcher, clock)
     admitted = AdmittedEngine(MeteredEngine(retrying), dispatcher, clock=clock, jitter=random.random)
-    return Stack(admitted, admitted, retrying)
+    if responses is None:
+        return Stack(admitted, None, admitted, retrying)
+    cached = CachedEngine(
+        admitted,
+        config.cache,
+        store=responses,
+        acceptable_digests=dispatcher.acceptable_digests,
+        telemetry=CacheTelemetry(telemetry.registry),
+        clock=clock,
+    )
+    return Stack(cached, cached, admitted, retrying)

@@ -25,7 +25,7 @@ from lightship.gateway.dispatch.prediction import DecayingRate
 from lightship.gateway.dispatch.spill import SpillBudget
 from lightship.gateway.dispatch.ticket import Answered, Decision, RefusalReason, Refuse, Start, Ticket, Wait
 from lightship.gateway.dispatch.waiting import WaitingRoom
-from lightship.ports.engine import CallTerms, Degrade
+from lightship.ports.engine import CallTerms, Degrade, EngineCall
 
 # Seconds. What a refused client is told to wait, at least and at most.
 _LEAST_RETRY_S, _MOST_RETRY_S = 0.5, 30.0
@@ -113,6 +113,17 @@ class Dispatcher:
         if self._try_spill(ticket, ladder, now_s):
             return Start(ticket)
         return self._queue(ticket, ladder, num_ahead, now_s)
+
+    def acceptable_digests(self, call: EngineCall) -> list[str]:
+        """The variants whose answers a call accepts, the one it asked for first; those of unknown digest left out."""
+        ladder = self.ladders.get(call.served_model)
+        if ladder is None or call.rung >= len(ladder.config.rungs):
+            return []
+        rungs = ladder.config.rungs[: ladder.num_local]
+        terms = call.terms
+        below = [] if call.is_pinned or terms.degrade is Degrade.NEVER else rungs[call.rung + 1 :]
+        accepted = [rungs[call.rung], *(one for one in below if 1 - one.cautious_loss >= terms.min_quality)]
+        return [one.variant_digest for one in accepted if one.variant_digest]
 
     def withdraw(self, ticket: Ticket) -> None:
         """The client of a waiting request has left."""
