@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lightship.cli.cache_config import cache_config
 from msgspec.structs import replace
 
+from lightship.cli.cache_config import cache_config
 from lightship.evaluation.ladder import Ladder, Rung
 from lightship.gateway.config import GatewayConfig, ReplicaConfig
 from lightship.gateway.dispatch.config import (

@@ -16,7 +16,7 @@ import uvloop
 from lightship.errors import LightshipError, UsageError
 from lightship.gateway.config import GatewayConfig, read_config
 from lightship.gateway.operation.supervisor import WORKER_FLAG, Supervisor
-from lightship.gateway.operation.worker import allow_many_connections, run_alone, run_supervised
+from lightship.gateway.operation.worker import allow_many_connections, make_state_folder, run_alone, run_supervised
 from lightship.observability.logs import configure_logging
 from lightship.serving.parent import FLAG, stop_with_parent
 from lightship.serving.scheduling import yield_to_computation
@@ -54,6 +54,7 @@ def _run_gateway(arguments: list[str]) -> None:
     path, exits_with_parent = Path(arguments[0]), FLAG in arguments
     config = read_config(path)
     listener = bind_socket(config.host, config.port)
+    make_state_folder(config)
     if config.server.workers == 1:
         uvloop.run(run_alone(config, path, listener, exits_with_parent=exits_with_parent))
         _log.info("stopped")

@@ -113,8 +113,14 @@ def needs_restart(old: GatewayConfig, new: GatewayConfig) -> list[str]:
         ("gateway.tls", old.server.tls, new.server.tls),
         ("gateway.send_timeout_s", old.server.send_timeout_s, new.server.send_timeout_s),
         ("gateway.drain_timeout_s", old.drain_timeout_s, new.drain_timeout_s),
+        ("the place of its state", old.state.folder or "as it is", new.state.folder or "as it is"),
+        ("gateway.cache.exact", _on(old.cache), _on(new.cache)),
     ]
     return [f"{name} (stays {_shown(before)})" for name, before, after in pairs if before != after]
+
+
+def _on(section: object) -> str:
+    return "off" if section is None else "on"
 
 
 def with_start_settings(new: GatewayConfig, old: GatewayConfig) -> GatewayConfig:
@@ -122,7 +128,9 @@ def with_start_settings(new: GatewayConfig, old: GatewayConfig) -> GatewayConfig
     server = replace(
         new.server, workers=old.server.workers, tls=old.server.tls, send_timeout_s=old.server.send_timeout_s
     )
-    return replace(new, host=old.host, port=old.port, drain_timeout_s=old.drain_timeout_s, server=server)
+    cache = new.cache if _on(new.cache) == _on(old.cache) else old.cache
+    start = {"host": old.host, "port": old.port, "drain_timeout_s": old.drain_timeout_s, "state": old.state}
+    return replace(new, **start, cache=cache, server=server)
 
 
 def _shown(value: object) -> str:

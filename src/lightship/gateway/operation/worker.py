@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lightship.errors import LightshipError
+from lightship.errors import LightshipError, UsageError
 from lightship.gateway.config import GatewayConfig, read_config
 from lightship.gateway.operation.access_log import configure_access_log
 from lightship.gateway.operation.browsers import for_browsers
@@ -272,6 +272,20 @@ def address_of(config: GatewayConfig, listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     scheme = "http" if config.server.tls is None else "https"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def make_state_folder(config: GatewayConfig) -> None:
+    """Effects: the folder of the configuration's state is there, for its owner only.
+
+    Raises: UsageError: it cannot be made.
+    """
+    if not config.state.folder:
+        return
+    try:
+        Path(config.state.folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        what = f"the folder of the gateway's state cannot be made: {error.strerror}"
+        raise UsageError(what, where=config.state.folder, hint="Make it, or let this user write there.") from error
 
 
 def allow_many_connections() -> None:
