@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import replace
 
@@ -30,13 +31,18 @@ class Resumed:
         return await anext(self._rest)
 
 
-async def first_of(chunks: AsyncGenerator[bytes, None], *, replica: str) -> bytes:
+async def first_of(chunks: AsyncGenerator[bytes, None], *, replica: str, limit_s: float) -> bytes:
     """The first bytes there are to send: the commit point.
 
-    Raises: AttemptError: it ended before; another replica may be tried.
+    Raises: AttemptError: it ended before, or took longer than `limit_s`; another replica may be tried.
     """
     try:
-        return await anext(chunks)
+        async with asyncio.timeout(limit_s):
+            return await anext(chunks)
+    except TimeoutError as error:
+        raise AttemptError(
+            AttemptFailure.FIRST_TOKEN_TIMEOUT, f"{replica}: no token came in time", replica=replica
+        ) from error
     except StopAsyncIteration:
         raise AttemptError(AttemptFailure.CLOSED_EARLY, f"{replica}: no token came", replica=replica) from None
     except ChatStreamError as error:

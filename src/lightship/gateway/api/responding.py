@@ -46,6 +46,7 @@ class ResponsesEngine:
     Args:
         inner: One replica.
         mode: AUTO asks the engine once and remembers.
+        first_token_s: How long after an engine's first byte its first token may come.
         draw_id: Gives the random part of ids.
 
     Concurrency: any number of calls from one event loop; what is remembered may be found out by several at once.
@@ -57,11 +58,13 @@ class ResponsesEngine:
         *,
         clock: Clock,
         mode: ResponsesMode = ResponsesMode.AUTO,
+        first_token_s: float = 60.0,
         draw_id: Callable[[], str] = lambda: secrets.token_hex(16),
     ) -> None:
         self._inner = inner
         self._clock = clock
         self._mode = mode
+        self._first_token_s = first_token_s
         self._draw_id = draw_id
         self._lacking_until_s = -math.inf
 
@@ -79,7 +82,7 @@ class ResponsesEngine:
             async with self._inner.open(call) as answer:
                 reply = await self._unless_path_is_missing(answer)
                 if reply is not None:
-                    async with _watched(reply) as native:
+                    async with _watched(reply, first_token_s=self._first_token_s) as native:
                         yield native
                     return
             self._lacking_until_s = self._clock.monotonic_s() + RETRY_NATIVE_S
@@ -88,7 +91,9 @@ class ResponsesEngine:
         inner_call = replace(call, path=CHAT_COMPLETIONS, body=chat.body, is_streaming=chat.is_streaming)
         async with (
             self._inner.open(inner_call) as answer,
-            translated_reply(answer, chat, message_id=f"msg_{self._draw_id()}") as reply,
+            translated_reply(
+                answer, chat, message_id=f"msg_{self._draw_id()}", first_token_s=self._first_token_s
+            ) as reply,
         ):
             yield reply
 
@@ -107,14 +112,14 @@ class ResponsesEngine:
 
 
 @asynccontextmanager
-async def _watched(reply: EngineReply) -> AsyncIterator[EngineReply]:
+async def _watched(reply: EngineReply, *, first_token_s: float) -> AsyncIterator[EngineReply]:
     """An engine's own response: byte for byte, from its first token on, its usage read as it passes."""
     if reply.status != 200:
         yield reply
         return
     is_stream = reply.headers.get("content-type", "").startswith("text/event-stream")
     async with aclosing(_native_events(reply) if is_stream else _native_whole(reply)) as chunks:
-        first = await first_of(chunks, replica=reply.replica)
+        first = await first_of(chunks, replica=reply.replica, limit_s=first_token_s)
         yield replace(reply, chunks=Resumed(first, chunks))
 
 

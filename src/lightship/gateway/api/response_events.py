@@ -71,6 +71,13 @@ class ChatStreamError(Exception):
         self.api_error = api_error
 
 
+def no_answer(message: str) -> ChatStreamError:
+    """The error for what is found out here, and not said by the engine."""
+    error = upstream_failed(message)
+    error.origin = "gateway"
+    return ChatStreamError(error)
+
+
 class ResponseEvents:
     """Writes the events of one response.
 
@@ -105,7 +112,7 @@ class ResponseEvents:
         try:
             chunk = _DECODER.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ChatStreamError(upstream_failed("The model's engine sent what is no answer.")) from error
+            raise no_answer("The model's engine sent what is no answer.") from error
         if chunk.error is not None:
             raise ChatStreamError(_error_of(chunk.error))
         if chunk.model is not None and not self._is_open:
@@ -133,7 +140,7 @@ class ResponseEvents:
     def _text(self, text: str) -> bytes:
         self._num_chars += len(text)
         if self._num_chars > MAX_TEXT_CHARS:
-            raise ChatStreamError(upstream_failed("The model's engine wrote more than an answer can hold."))
+            raise no_answer("The model's engine wrote more than an answer can hold.")
         self._texts.append(text)
         self.num_texts += 1
         opening = b"" if self._is_open else self._open()
@@ -152,7 +159,7 @@ class ResponseEvents:
 
     def _end(self) -> bytes:
         if self._finish_reason is None:
-            raise ChatStreamError(upstream_failed("The answer broke off: the model's engine gave no reason to end."))
+            raise no_answer("The answer broke off: the model's engine gave no reason to end.")
         opening = b"" if self._is_open else self._open()
         self.is_ended = True
         text = "".join(self._texts)

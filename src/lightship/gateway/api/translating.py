@@ -10,20 +10,23 @@ import msgspec
 
 from lightship.gateway.api.native_events import fill_usage
 from lightship.gateway.api.reply_chunks import Resumed, described_as, first_of, read_whole, with_body
-from lightship.gateway.api.response_events import ChatStreamError, ResponseEvents
+from lightship.gateway.api.response_events import ChatStreamError, ResponseEvents, no_answer
 from lightship.gateway.api.responses import ChatCall, from_chat_reply, renamed_error
 from lightship.ports.engine import AttemptError, AttemptFailure, EngineReply, StreamBrokenError, TokenUsage
-from lightship.wire.errors import ApiError, upstream_failed
+from lightship.wire.errors import ApiError
 from lightship.wire.sse import CONTENT_TYPE, EventSplitter, EventTooLargeError
 
 # A whole answer is read into memory to be translated, one event of a stream too; no answer comes near.
 MAX_WHOLE_BYTES = 32 * 2**20
 MAX_EVENT_BYTES = 2 * 2**20
 MAX_ERROR_BYTES = 64 * 2**10
+_BROKE_OFF = "The answer broke off: the model's engine failed."
 
 
 @asynccontextmanager
-async def translated_reply(reply: EngineReply, chat: ChatCall, *, message_id: str) -> AsyncIterator[EngineReply]:
+async def translated_reply(
+    reply: EngineReply, chat: ChatCall, *, message_id: str, first_token_s: float
+) -> AsyncIterator[EngineReply]:
     """The response that a chat answer makes. Its `usage` is filled in as the answer passes.
 
     Raises: AttemptError: the answer is of no use, and nothing of it was sent.
@@ -34,7 +37,7 @@ async def translated_reply(reply: EngineReply, chat: ChatCall, *, message_id: st
         yield await _whole(reply, chat, message_id=message_id)
     else:
         async with aclosing(_events(reply, ResponseEvents(chat.draft, message_id=message_id))) as events:
-            first = await first_of(events, replica=reply.replica)
+            first = await first_of(events, replica=reply.replica, limit_s=first_token_s)
             headers = described_as(reply.headers, content_type=CONTENT_TYPE)
             yield replace(reply, headers=headers, chunks=Resumed(first, events))
 
@@ -55,8 +58,8 @@ async def _events(reply: EngineReply, events: ResponseEvents) -> AsyncGenerator[
     except (ChatStreamError, StreamBrokenError) as error:
         if not events.num_texts or events.is_ended:
             raise
-        broken = upstream_failed("The answer broke off: the model's engine failed.")
-        yield events.failed(error.api_error if isinstance(error, ChatStreamError) else broken)
+        said = error if isinstance(error, ChatStreamError) else no_answer(_BROKE_OFF)
+        yield events.failed(said.api_error)
         raise StreamBrokenError(str(error)) from error
 
 
@@ -103,7 +106,7 @@ def _check_readable(reply: EngineReply, *, content_type: str) -> None:
     """Raises: ChatStreamError: the answer is of another kind than was asked for, or compressed."""
     kind = reply.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != content_type or reply.headers.get("content-encoding", "identity") != "identity":
-        raise ChatStreamError(upstream_failed("The model's engine answered in a form that cannot be read."))
+        raise no_answer("The model's engine answered in a form that cannot be read.")
 
 
 class _ErrorFields(msgspec.Struct, frozen=True):

@@ -294,3 +294,18 @@ def test_refusal_of_the_engine_names_the_clients_own_field() -> None:
 def test_refusal_that_is_no_error_object_passes_as_it_is() -> None:
     seen, _ = see(without_path(FakeReply(chunks=(b"<html>",), status=413, headers={"content-type": "text/html"})))
     assert (seen.reply.status, seen.text, seen.reply.headers["content-type"]) == (413, b"<html>", "text/html")
+
+
+def test_promises_without_a_token_are_given_up_in_time() -> None:
+    held = replace(CHAT_STREAM, chunks=(chat_event(), b": ping\n\n"), fault=Fault.STALL_AFTER_CHUNKS)
+    inner = FakeEngine(without_path(held))
+    engine = ResponsesEngine(inner, clock=LoopClock(), first_token_s=5.0)
+
+    async def run() -> float:
+        with pytest.raises(AttemptError) as caught:
+            await read(engine)
+        assert caught.value.failure is AttemptFailure.FIRST_TOKEN_TIMEOUT
+        return LoopClock().monotonic_s()
+
+    assert run_in_virtual_time(run()) == pytest.approx(5.0)
+    assert inner.num_open == 0
