@@ -171,6 +171,8 @@ def config_problems(config: GatewayConfig) -> Iterable[str]:
     yield from (f"routing.{problem}" for problem in routing_problems(config.routing))
     yield from (f"state.{problem}" for problem in state_problems(config.state))
     yield from (f"server.{problem}" for problem in server_problems(config.server))
+    if config.server.workers > 1 and not config.state.folder and not config.state.redis_url:
+        yield "state: several processes need a folder or a redis_url, or each would have limits and budgets of its own"
 
 
 def _described_ladder_problems(config: GatewayConfig) -> Iterable[str]:
