@@ -232,15 +232,17 @@ class Dispatcher:
 
     @staticmethod
     def _keeps_promise(ticket: Ticket, place: RungPlace, now_s: float) -> bool:
-        """Whether a start now would be in time, as far as can be told; on an idle device it will not get better."""
-        if not place.device.num_in_flight:
-            return True
-        terms = ticket.terms
+        """Whether a start now would be in time, as far as can be told; True where waiting would not make it better.
+
+        A prediction that is wrong must not lock anybody out: where no prompt is ahead, or nothing is under way, the
+        request starts, and what it sees corrects the prediction.
+        """
+        terms, device = ticket.terms, place.device
         waited_s = now_s - ticket.arrived_s
-        return (
-            waited_s + place.predicted_ttft_s(terms.num_prompt_tokens) <= terms.ttft_s
-            and place.predicted_tpot_s() <= terms.tpot_s
+        is_prompt_in_time = (
+            device.tokens_ahead <= 0 or waited_s + place.predicted_ttft_s(terms.num_prompt_tokens) <= terms.ttft_s
         )
+        return is_prompt_in_time and (not device.num_in_flight or place.predicted_tpot_s() <= terms.tpot_s)
 
     def _try_spill(self, ticket: Ticket, ladder: LadderState, now_s: float) -> bool:
         """Whether it was started elsewhere: there is a spill rung, the request allows it and money is left."""

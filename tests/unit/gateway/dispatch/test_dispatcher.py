@@ -273,3 +273,32 @@ def test_dispatcher_any_interleaving_ends_with_nothing_held(
     assert num_offered == num_over + len([each for each in started if each.place is not None])
     assert (one.num_in_flight, one.num_waiting) == (0, 0)
     assert all(device.load == 0 for device in one.devices.values())
+
+
+def test_dispatcher_pessimistic_prediction_locks_nobody_out() -> None:
+    # it once took a slow start for what every request would see: all of them waited for it to change, and were refused
+    one = dispatcher(concurrency=8)
+    for number in range(20):
+        slow = ticket(float(number), num_prompt_tokens=100 + number)
+        one.offer(slow, float(number))
+        one.first_byte(slow, number + 0.9)
+        one.finish(slow, number + 0.95, Answered(0.9, 0.01, 5))
+    decoding = ticket(30.0, ttft_s=0.4)
+    one.offer(decoding, 30.0)
+    one.first_byte(decoding, 30.1)
+    assert isinstance(one.offer(ticket(30.2, ttft_s=0.4), 30.2), Start)
+
+
+def test_dispatcher_prompt_behind_many_others_waits_until_they_are_computed() -> None:
+    one = dispatcher(concurrency=8)
+    for number in range(20):  # a millisecond for a prompt token
+        learned = ticket(float(number), num_prompt_tokens=100 + 10 * number)
+        one.offer(learned, float(number))
+        one.first_byte(learned, number + (100 + 10 * number) / 1000)
+        one.finish(learned, number + 0.5, Answered(0.1, 0.01, 5))
+    ahead = ticket(30.0, num_prompt_tokens=350, ttft_s=0.4)
+    one.offer(ahead, 30.0)
+    behind = ticket(30.0, num_prompt_tokens=100, ttft_s=0.4)
+    assert isinstance(one.offer(behind, 30.0), Wait)  # 450 tokens are 0.45 s
+    one.first_byte(ahead, 30.35)
+    assert [each.ticket for each in one.advance(30.35)] == [behind]
