@@ -27,6 +27,8 @@ from lightship.wire.paths import CHAT_COMPLETIONS, COMPLETIONS, RESPONSES
 
 PrefixKey = bytes
 _KEY_BYTES = 8
+# Lost replicas whose bits may be left in the index: more make the numbers long.
+_MOST_LOST = 32
 
 
 class _PromptFields(msgspec.Struct, frozen=True):
@@ -81,7 +83,10 @@ class PrefixIndex:
         self._secret = secret
         # A set of replicas is a number with a bit for each: half the memory of a set, and one operation to intersect.
         self._replicas: OrderedDict[PrefixKey, int] = OrderedDict()
-        self._names: list[str] = []
+        self._bits: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+        self._present = 0
+        self._lost = 0
 
     def __len__(self) -> int:
         return len(self._replicas)
@@ -115,7 +120,7 @@ class PrefixIndex:
     def known_blocks(self, keys: Sequence[PrefixKey]) -> dict[str, int]:
         """How many blocks from the beginning each replica knows; one that knows none is left out."""
         known: dict[str, int] = {}
-        holders = -1  # all of them
+        holders = self._present
         num_blocks = 0
         for key in keys:
             still = self._replicas.get(key, 0) & holders
@@ -131,34 +136,44 @@ class PrefixIndex:
 
     def remember(self, keys: Sequence[PrefixKey], replica: str) -> None:
         """Effects: the replica knows these blocks from now on."""
-        bit, replicas = self._bit_of(replica), self._replicas
+        bit, replicas, present = self._bit_of(replica), self._replicas, self._present
         for key in reversed(keys):
-            replicas[key] = replicas.get(key, 0) | bit
+            replicas[key] = (replicas.get(key, 0) & present) | bit
             replicas.move_to_end(key)
         for _ in range(len(replicas) - self._capacity):
             replicas.popitem(last=False)
 
     def forget(self, replica: str) -> None:
-        """Effects: the replica knows nothing any more. For one that is lost: a full index takes milliseconds."""
-        if replica not in self._names:
-            return
-        position = self._names.index(replica)
-        bit = 1 << position
-        kept = ((key, holders & ~bit) for key, holders in self._replicas.items() if holders & ~bit)
-        self._replicas = OrderedDict(kept)
-        self._names[position] = ""
+        """Effects: the replica knows nothing any more.
+
+        Its bit is only masked: to take it out of a full index takes as long as a hundred requests, so that is done for
+        many lost replicas at a time.
+        """
+        bit = self._bits.pop(replica, 0)
+        self._present &= ~bit
+        self._lost |= bit
+        if self._lost.bit_count() >= _MOST_LOST:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        present, replicas = self._present, self._replicas
+        for key in [key for key, holders in replicas.items() if not holders & present]:
+            del replicas[key]
+        for key, holders in replicas.items():
+            replicas[key] = holders & present
+        self._lost = 0
 
     def _bit_of(self, replica: str) -> int:
-        names = self._names
-        if replica not in names:
-            if "" in names:
-                names[names.index("")] = replica
-            else:
-                names.append(replica)
-        return 1 << names.index(replica)
+        bit = self._bits.get(replica)
+        if bit is None:
+            used = self._present | self._lost
+            bit = self._bits[replica] = ~used & (used + 1)  # the lowest that is free
+            self._present |= bit
+            self._names[bit] = replica
+        return bit
 
     def _note(self, known: dict[str, int], holders: int, num_blocks: int) -> None:
         while holders:
             lowest = holders & -holders
-            known[self._names[lowest.bit_length() - 1]] = num_blocks
+            known[self._names[lowest]] = num_blocks
             holders ^= lowest

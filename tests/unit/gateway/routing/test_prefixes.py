@@ -106,10 +106,21 @@ def test_index_lost_replica_is_forgotten_and_its_place_used_again() -> None:
     prefixes.remember(keys[:1], "kept")
     prefixes.forget("lost")
     assert prefixes.known_blocks(keys) == {"kept": 1}
-    assert len(prefixes) == 1
     prefixes.remember(keys[:1], "new")
-    assert prefixes.known_blocks(keys) == {"kept": 1, "new": 1}
+    prefixes.remember(keys[:2], "lost")  # it is back
+    assert prefixes.known_blocks(keys) == {"kept": 1, "new": 1, "lost": 2}
     prefixes.forget("never seen")
+
+
+def test_index_many_lost_replicas_leave_nothing_behind() -> None:
+    prefixes = index()
+    keys = prefixes.keys_of(b"a" * 64, model="v")
+    prefixes.remember(keys[:1], "kept")
+    for number in range(1000):
+        prefixes.remember(keys[1:], f"r{number}")
+        prefixes.forget(f"r{number}")
+    assert prefixes.known_blocks(keys) == {"kept": 1}
+    assert prefixes.known_blocks(keys[1:]) == {}
 
 
 @given(
@@ -118,7 +129,7 @@ def test_index_lost_replica_is_forgotten_and_its_place_used_again() -> None:
             st.tuples(st.just("remember"), st.sampled_from("abc"), st.integers(0, 3), st.integers(0, 6)),
             st.tuples(st.just("forget"), st.sampled_from("abc"), st.just(0), st.just(0)),
         ),
-        max_size=30,
+        max_size=150,
     )
 )
 def test_index_agrees_with_a_plain_dictionary_of_sets(steps: list[tuple[str, str, int, int]]) -> None:

@@ -3,13 +3,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 from lightship.gateway.routing.retrying import RESERVE_RETRIES, RetryBudget, RetryingEngine
-from lightship.ports.engine import AttemptError, AttemptFailure, EngineCall, EngineReply, StreamBrokenError
-from lightship.testing.fake_engine import FakeEngine, Fault, Script, always, error_reply, stream_reply
-from lightship.testing.virtual_time import run_in_virtual_time
+from lightship.ports.engine import (
+    AttemptError,
+    AttemptFailure,
+    CallTerms,
+    EngineCall,
+    EngineReply,
+    HopTimeouts,
+    StreamBrokenError,
+)
+from lightship.testing.fake_engine import FakeEngine, FakeReply, Fault, Script, always, error_reply, stream_reply
+from lightship.testing.virtual_time import LoopClock, run_in_virtual_time
+from lightship.wire.errors import overloaded
 
 CALL = EngineCall(path="/v1/completions", body=b"{}", request_id="r", model="m", is_streaming=True)
 
@@ -113,6 +123,64 @@ def test_retry_budget_long_outage_keeps_retries_to_the_share(share: float) -> No
         budget.note_request()
         num_retries += sum(budget.try_take() for _ in range(2))
     assert share * 1000 <= num_retries <= RESERVE_RETRIES + share * 1000
+
+
+def shed(call: EngineCall) -> FakeReply:
+    del call
+    busy = overloaded("full", reason="queue-full")
+    raise AttemptError(AttemptFailure.BAD_STATUS, "503", replica="", status=503, api_error=busy)
+
+
+class NamesReplicas(FirstNotExcluded):
+    """Also says in its errors which replica it was, as `BalancedEngine` does."""
+
+    @asynccontextmanager
+    async def open(self, call: EngineCall) -> AsyncIterator[EngineReply]:
+        try:
+            async with super().open(call) as reply:
+                yield reply
+        except AttemptError as error:
+            if error.failure is not AttemptFailure.NO_REPLICA:
+                error.replica = self.tried[-1]
+            raise
+
+
+def test_retrying_replica_that_is_full_is_believed_the_second_time() -> None:
+    inner = NamesReplicas(shed, shed, GOOD)
+    with pytest.raises(AttemptError) as caught:
+        read_through(inner)
+    assert inner.tried == ["r0", "r1"]
+    assert caught.value.api_error is not None
+    assert caught.value.api_error.headers["x-reject-reason"] == "queue-full"
+    inner = NamesReplicas(shed, GONE, GOOD)
+    assert read_through(inner).replica == "r2"
+
+
+def test_retrying_no_attempt_begins_after_the_deadline() -> None:
+    async def run() -> list[str]:
+        slow = stream_reply(fault=Fault.HANG)
+        inner = FirstNotExcluded(always(slow), GOOD)
+        inner.engines[0] = FakeEngine(always(slow), name="r0", timeouts=HopTimeouts(1, 5, 1, 10))
+        engine = RetryingEngine(inner, max_attempts=3, budget=RetryBudget(0.1), clock=LoopClock())
+        late = replace(CALL, terms=CallTerms(deadline_s=4.0))
+        with pytest.raises(AttemptError):
+            async with engine.open(late):
+                pass
+        return inner.tried
+
+    assert run_in_virtual_time(run()) == ["r0"]
+
+
+def test_retry_budget_another_share_keeps_what_is_left() -> None:
+    budget = RetryBudget(0.1)
+    for _ in range(RESERVE_RETRIES - 1):
+        assert budget.try_take()
+    budget.apply(0.5)
+    assert budget.try_take()
+    assert not budget.try_take()
+    budget.apply(0.0)
+    budget.note_request()
+    assert not budget.try_take()
 
 
 def test_retrying_cancelled_call_releases_the_replica() -> None:
