@@ -9,10 +9,13 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
+from tests.redis_server import RedisServer
 
 from lightship.errors import UsageError
 from lightship.gateway.cache.config import CacheConfig
 from lightship.gateway.cache.memory_store import MemoryResponseStore
+from lightship.gateway.cache.redis_store import KEY_PREFIX
 from lightship.gateway.cache.sqlite_store import SqliteResponseStore, sqlite_response_store
 from lightship.gateway.cache.store import ResponseStore, open_store
 from lightship.gateway.state import StateConfig
@@ -162,6 +165,7 @@ def test_store_bound_holds_whatever_is_put(open_bounded_store: OpenStore, clock:
         assert await store.get("huge") is None
         store.resize(max_bytes=1000)
         await store.put("last", b"x" * 100, ttl_s=60)
+        assert store.counts.num_bytes is not None
         assert store.counts.num_bytes <= 1000
 
     check(open_bounded_store, test, max_bytes=4000)
@@ -286,5 +290,73 @@ def test_memory_store_counts_what_it_holds(clock: SetClock) -> None:
         clock.now_s += 10
         assert await store.get("a") is None
         assert (store.counts.num_bytes, store.counts.num_entries) == (0, 0)
+
+    asyncio.run(run())
+
+
+def redis_store(
+    server: RedisServer, clock: SetClock, *, timeout_s: float = 0.2
+) -> AbstractAsyncContextManager[ResponseStore]:
+    return open_store(CacheConfig(), StateConfig(redis_url=server.url, redis_timeout_s=timeout_s), clock=clock)
+
+
+def test_redis_store_entry_is_gone_when_its_time_is_over(redis_server: RedisServer, clock: SetClock) -> None:
+    async def run() -> None:
+        async with redis_store(redis_server, clock, timeout_s=5) as store:
+            await store.put("a", b"1", ttl_s=60)
+            await store.put("short", b"1", ttl_s=0.001)
+            while await store.get("short") is not None:
+                pass  # a Redis keeps time itself
+            assert await store.get("a") == b"1"
+
+    asyncio.run(run())
+
+
+def test_redis_store_server_killed_misses_and_is_found_again(
+    private_redis_server: RedisServer, clock: SetClock
+) -> None:
+    async def run() -> None:
+        async with redis_store(private_redis_server, clock) as store:
+            assert await store.put("a", b"1", ttl_s=60)
+            private_redis_server.kill()
+            assert await store.get("a") is None
+            assert not await store.put("a", b"1", ttl_s=60)
+            num_failed = store.counts.num_failed
+            assert num_failed
+            private_redis_server.start()
+            assert not await store.put("a", b"1", ttl_s=60)  # it is not asked again so soon
+            assert store.counts.num_failed == num_failed
+            clock.now_s += 1
+            assert await store.put("a", b"1", ttl_s=60)
+            assert await store.get("a") == b"1"
+
+    asyncio.run(run())
+
+
+def test_redis_store_frozen_server_costs_one_time_out_per_second(
+    private_redis_server: RedisServer, clock: SetClock
+) -> None:
+    async def run() -> None:
+        async with redis_store(private_redis_server, clock, timeout_s=0.05) as store:
+            assert await store.put("a", b"1", ttl_s=60)
+            private_redis_server.stop_answering()
+            for second in range(3):
+                for _ in range(100):
+                    assert await store.get("a") is None
+                assert store.counts.num_failed == second + 1
+                clock.now_s += 1
+            private_redis_server.answer_again()
+            assert await store.get("a") == b"1"
+
+    asyncio.run(run())
+
+
+def test_redis_store_foreign_value_of_another_type_is_a_miss(redis_server: RedisServer, clock: SetClock) -> None:
+    async def run() -> None:
+        async with redis_store(redis_server, clock, timeout_s=5) as store, Redis.from_url(redis_server.url) as client:
+            await client.rpush(KEY_PREFIX + "a", "x")
+            assert await store.get("a") is None
+            assert await store.put("a", b"1", ttl_s=60)
+            assert await store.get("a") == b"1"
 
     asyncio.run(run())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from lightship.gateway.cache.control import read_cache_control
 from lightship.gateway.dispatch.config import DEFAULT_PRIORITY, DispatchConfig, LadderConfig, PriorityClass
 from lightship.ports.engine import CallTerms, Degrade
 from lightship.wire.errors import ApiError, invalid_request
@@ -27,8 +28,8 @@ class _Wishes:
     """The headers of one request that say what it wants; everything else is left alone."""
 
     __slots__ = (
-        "deadline_ms", "degrade", "min_quality", "priority", "reads_cache", "session", "stores_in_cache", "tpot_ms",
-        "ttft_ms",
+        "deadline_ms", "degrade", "max_cached_age_s", "min_quality", "priority", "reads_cache", "session",
+        "stores_in_cache", "tpot_ms", "ttft_ms",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -38,6 +39,7 @@ class _Wishes:
         self.min_quality = 0.0
         self.degrade: Degrade | None = None
         self.reads_cache = self.stores_in_cache = True
+        self.max_cached_age_s = math.inf
 
 
 def _number(name: str, value: bytes, *, most: float) -> float:
@@ -85,9 +87,10 @@ def _read_no_degrade(wishes: _Wishes, value: bytes) -> None:
 
 
 def _read_cache_control(wishes: _Wishes, value: bytes) -> None:
-    directives = {part.strip() for part in value.lower().split(b",")}
-    wishes.stores_in_cache = b"no-store" not in directives
-    wishes.reads_cache = b"no-cache" not in directives and b"max-age=0" not in directives
+    asked = read_cache_control(value.decode("latin-1"))
+    wishes.stores_in_cache &= asked.stores
+    wishes.reads_cache &= asked.reads and asked.max_age_s > 0
+    wishes.max_cached_age_s = min(wishes.max_cached_age_s, asked.max_age_s)
 
 
 _READERS: dict[bytes, Callable[[_Wishes, bytes], None]] = {
@@ -156,6 +159,7 @@ def call_terms(
         trimmed_output_tokens=priority.trimmed_output_tokens,
         reads_cache=wishes.reads_cache,
         stores_in_cache=wishes.stores_in_cache,
+        max_cached_age_s=wishes.max_cached_age_s,
     )
 
 

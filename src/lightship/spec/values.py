@@ -85,6 +85,15 @@ BodyLimitBytes = Annotated[
     _bytes_schema(2**10, 2**28, example="8 MiB"),
 ]
 
+# A cache below a few answers is none; more than 4 TiB is a typing error.
+CacheBytes = Annotated[
+    int,
+    BeforeValidator(_read_bytes),
+    Field(ge=2**20, le=2**42),
+    _SHOW_BYTES,
+    _bytes_schema(2**20, 2**42, example="256 MiB"),
+]
+
 _SPAN_TEXT = {"type": "string", "pattern": _SPAN_PATTERN, "maxLength": _MAX_QUANTITY_CHARS, "examples": ["1d"]}
 
 # A budget period: a minute is the shortest that holds enough requests to count, a month the longest people plan.

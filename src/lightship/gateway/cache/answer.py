@@ -11,6 +11,7 @@ from enum import StrEnum
 
 import msgspec
 
+from lightship.gateway.headers import QUALITY_LOSS, SERVED_VARIANT
 from lightship.ports.engine import TokenUsage
 from lightship.wire.replies import PromptTokensDetails, Usage
 from lightship.wire.sse import event_data
@@ -37,6 +38,7 @@ class StoredAnswer(msgspec.Struct, frozen=True, array_like=True):
         usage: The engine's token counts as a JSON object; empty where it gave none.
         usage_event: Of a stream whose client asked for it.
         last_event: Of a stream: `[DONE]` as it came.
+        quality_loss: What was said of the variant's loss then; empty where nothing was.
     """
 
     stored_unix_s: float
@@ -48,16 +50,13 @@ class StoredAnswer(msgspec.Struct, frozen=True, array_like=True):
     usage: bytes = b""
     usage_event: bytes = b""
     last_event: bytes = b""
-
-    @property
-    def num_body_bytes(self) -> int:
-        """What was sent, in bytes."""
-        return len(self.body) + len(self.usage_event) + len(self.last_event)
+    quality_loss: str = ""
 
 
 class NotStored(StrEnum):
     """Why the answer to a cacheable request was not stored; a closed list, fit for a metric label."""
 
+    OFF = "off"
     STATUS = "status"
     NO_VARIANT = "no-variant"
     CONTENT_TYPE = "content-type"
@@ -104,7 +103,7 @@ def answer_of(
             whole one.
         now_unix_s: The time.
     """
-    variant_digest = headers.get("x-served-variant", "")
+    variant_digest = headers.get(SERVED_VARIANT, "")
     content_type = headers.get("content-type", "")
     if status != 200:
         return NotStored.STATUS
@@ -132,6 +131,7 @@ def answer_of(
         usage=parts.usage or _usage_object(usage),
         usage_event=parts.usage_event,
         last_event=parts.last_event,
+        quality_loss=headers.get(QUALITY_LOSS, ""),
     )
 
 

@@ -14,24 +14,28 @@ import asyncio
 import math
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from types import TracebackType
 
 from lightship.gateway.cache.answer import NotStored, StoredAnswer, answer_of, decode_answer, encode_answer
 from lightship.gateway.cache.config import CacheConfig
 from lightship.gateway.cache.flight import FlightBudget, Reader
-from lightship.gateway.cache.key import BypassError, BypassReason, CacheableRequest, read_cacheable
+from lightship.gateway.cache.key import (
+    BypassError,
+    BypassReason,
+    CacheableRequest,
+    may_be_deterministic,
+    read_cacheable,
+)
 from lightship.gateway.cache.replay import replayed
 from lightship.gateway.cache.single_flight import Flights, Landing
 from lightship.gateway.cache.store import ResponseStore
 from lightship.gateway.cache.telemetry import CacheResult, CacheTelemetry
-from lightship.gateway.headers import SERVED_VARIANT
+from lightship.gateway.headers import CACHE, QUALITY_LOSS, SERVED_VARIANT
 from lightship.ports.clock import Clock
 from lightship.ports.engine import Engine, EngineCall, EngineReply, TokenUsage
 from lightship.wire.errors import ApiError, overloaded
 from lightship.wire.paths import CHAT_COMPLETIONS, COMPLETIONS
 
-CACHE = "x-cache"
 AGE = "age"
 HIT, MISS, BYPASS = "hit-exact", "miss", "bypass"
 
@@ -120,7 +124,9 @@ class CachedEngine:
             form = replayed(answer, path=call.path, is_streaming=request.is_streaming, wants_usage=request.wants_usage)
             if form is not None:
                 content_type, body = form
-                return _hit(call, answer, content_type, body, age_s=max(0.0, age_s), is_asked=place == 0)
+                # A rung of unknown digest is missing in the list, so the first need not be the one that was asked for.
+                is_asked = place == 0 and answer.rung <= call.rung
+                return _hit(call, answer, content_type, body, age_s=max(0.0, age_s), is_asked=is_asked)
         return None
 
     def flight_key(self, call: EngineCall, request: CacheableRequest) -> Hashable:
@@ -129,7 +135,9 @@ class CachedEngine:
         """
         terms = call.terms
         return (
-            request,
+            request.key.digest,
+            request.is_streaming,
+            request.wants_usage,
             call.served_model,
             call.rung,
             call.is_pinned,
@@ -156,7 +164,7 @@ class CachedEngine:
             return BypassReason.OFF
         if call.path not in _CACHED_PATHS:
             return BypassReason.PATH
-        if config.deterministic_only and b'"temperature"' not in call.body and not config.accepts_seed:
+        if config.deterministic_only and not may_be_deterministic(call.body, accepts_seed=config.accepts_seed):
             return BypassReason.NOT_DETERMINISTIC
         if not (terms.reads_cache or terms.stores_in_cache):
             return BypassReason.CACHE_CONTROL
@@ -173,16 +181,21 @@ class CachedEngine:
 
     async def _keep(self, landing: Landing, request: CacheableRequest) -> NotStored | None:
         config = self._config
-        if config is None or landing.body is None:
+        if config is None:
+            return NotStored.OFF
+        if landing.body is None:
             return NotStored.TOO_LARGE
         reply, terms = landing.reply, landing.call.terms
+        trimmed = terms.trimmed_output_tokens
+        if trimmed is not None and 0 < terms.max_output_tokens <= trimmed:
+            trimmed = None  # nothing to trim
         answer = answer_of(
             landing.body,
             status=reply.status,
             headers=reply.headers,
             usage=reply.usage,
             rung=reply.rung,
-            trimmed_output_tokens=terms.trimmed_output_tokens,
+            trimmed_output_tokens=trimmed,
             now_unix_s=self.clock.unix_s(),
         )
         if isinstance(answer, NotStored):
@@ -206,7 +219,8 @@ class _PassedOn:
 
     async def __aenter__(self) -> EngineReply:
         reply = await self._opened.__aenter__()
-        return replace(reply, headers={**reply.headers, CACHE: self._word})
+        reply.headers[CACHE] = self._word
+        return reply
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -233,9 +247,13 @@ class _CachedCall:
         key = cache.flight_key(self._call, self._request)
         reader = cache.flights.board_open(key) if terms.stores_in_cache else None
         if reader is None:
-            hit = await cache.stored_reply(self._call, self._request)
-            if hit is None and cache.flights.has_landed(key):
+            cache.flights.begin_look_up()
+            try:
                 hit = await cache.stored_reply(self._call, self._request)
+                if hit is None and cache.flights.has_landed(key):
+                    hit = await cache.stored_reply(self._call, self._request)
+            finally:
+                cache.flights.end_look_up()
             if hit is not None:
                 cache.telemetry.record_request(CacheResult.HIT)
                 return hit
@@ -262,7 +280,8 @@ class _CachedCall:
         return None
 
     async def _fly(self, reader: Reader) -> EngineReply:
-        cache, started_s = self._cache, self._cache.clock.monotonic_s()
+        cache = self._cache
+        started_s = 0.0 if reader.is_first else cache.clock.monotonic_s()
         try:
             reply = await (reader.reply() if reader.is_first else self._within_deadline(reader, started_s))
         except BaseException:
@@ -270,11 +289,24 @@ class _CachedCall:
             raise
         self._reader = reader
         cache.telemetry.record_request(CacheResult.MISS if reader.is_first else CacheResult.SHARED)
-        if reader.is_first:
-            return replace(reply, headers={**reply.headers, CACHE: MISS}, chunks=reader, usage=reader.usage)
-        headers = {**reply.headers, CACHE: HIT, AGE: "0"} if reply.status == 200 else {**reply.headers, CACHE: MISS}
-        waited_s = cache.clock.monotonic_s() - started_s
-        return replace(reply, headers=headers, chunks=reader, usage=reader.usage, queue_s=0.0, upstream_s=waited_s)
+        # The flight's own reply is shared, so each client gets one that it may change.
+        own = EngineReply(
+            reply.status,
+            {**reply.headers, CACHE: MISS},
+            reader,
+            reply.replica,
+            num_attempts=reply.num_attempts,
+            upstream_s=reply.upstream_s,
+            queue_s=reply.queue_s,
+            rung=reply.rung,
+            degraded=reply.degraded,
+            usage=reader.usage,
+        )
+        if not reader.is_first:
+            own.queue_s, own.upstream_s = 0.0, cache.clock.monotonic_s() - started_s
+            if reply.status == 200:
+                own.headers |= {CACHE: HIT, AGE: "0"}
+        return own
 
     def _has_more_time(self, error: ApiError) -> bool:
         """Whether the flight ended with the deadline of who started it, and this request's own is still to come."""
@@ -321,6 +353,8 @@ def _hit(
         CACHE: HIT,
         AGE: str(int(age_s)),
     }
+    if answer.quality_loss:
+        headers[QUALITY_LOSS] = answer.quality_loss
     if not call.is_streaming:
         headers["content-length"] = str(len(body))
     return EngineReply(
@@ -330,6 +364,6 @@ def _hit(
         replica="",
         num_attempts=0,
         rung=call.rung if is_asked else answer.rung,
-        degraded="" if is_asked else "cache",
+        degraded="" if is_asked else f"rung={answer.rung}; reason=cache",
         usage=TokenUsage(is_reported=True),
     )

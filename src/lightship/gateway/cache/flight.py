@@ -26,8 +26,8 @@ class FlightBudget:
 class Flight:
     """The chunks of one reply, from the first to the last.
 
-    `key` is what others board under, or None. `reply` is there from the first byte on. `failure` is what the engine
-    below raised. A flight that `is_full` keeps only what some reader has not read yet.
+    `key` is what others board under, or None. `has_begun` says that its task runs. `reply` is there from the first byte
+    on. `failure` is what the engine below raised. A flight that `is_full` keeps only what some reader has not read yet.
 
     Concurrency: one task fills it (`begin`, `append`, `end`); every reader belongs to a task of its own.
     """
@@ -36,6 +36,7 @@ class Flight:
         self.key = key
         self.reply: EngineReply | None = None
         self.failure: Exception | None = None
+        self.has_begun = False
         self.is_over = False
         self.is_full = False
         self._budget = budget

@@ -8,8 +8,8 @@ name is one, because names move from variant to variant, and digests do not.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from enum import StrEnum
 from hashlib import sha256
@@ -30,6 +30,8 @@ _IRRELEVANT_FIELDS = (
     "prompt_cache_key",
     "service_tier",
 )
+# Any spelling of 0.
+_ZERO_TEMPERATURE = re.compile(rb'"temperature"[ \t\r\n]*:[ \t\r\n]*-?0(?:\.0+)?(?:[eE][+-]?[0-9]+)?[ \t\r\n]*[,}]')
 # No number of a request needs more characters; beyond, its exact value is not worth the time it takes.
 _NUMBER_CHARS = 40
 # Decimal exponent up to which a whole number is written out, so that 1e2 and 100 meet and 1e999999999 costs nothing.
@@ -63,8 +65,7 @@ class BypassError(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class ScopedKey:
+class ScopedKey(msgspec.Struct, frozen=True, gc=False):
     """One request of one tenant, before it is known which variant answers."""
 
     digest: bytes
@@ -74,8 +75,7 @@ class ScopedKey:
         return sha256(self.digest + variant_digest.encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class CacheableRequest:
+class CacheableRequest(msgspec.Struct, frozen=True, gc=False):
     """What the cache knows of a request.
 
     Args:
@@ -113,6 +113,18 @@ def read_cacheable(
     canonical = canonical_form(body, request)
     scope = msgspec.json.encode((_FORMAT, tenant, path))
     return CacheableRequest(ScopedKey(sha256(scope + b"\n" + canonical).digest()), is_streaming, wants_usage)
+
+
+def may_be_deterministic(body: bytes, *, accepts_seed: bool = False) -> bool:
+    """A quick look before anything is decoded; False where the body cannot ask for a deterministic answer.
+
+    >>> may_be_deterministic(b'{"temperature": 0.0}'), may_be_deterministic(b'{"temperature":0.7}')
+    (True, False)
+    """
+    start = body.find(b'"temperature"')
+    if start >= 0 and _ZERO_TEMPERATURE.search(body, start) is not None:
+        return True
+    return accepts_seed and b'"seed"' in body
 
 
 def decode_request(body: bytes) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from lightship.gateway.cache.store import StoreCounts
 from lightship.ports.clock import Clock
@@ -92,6 +92,11 @@ class RedisResponseStore:
         try:
             async with asyncio.timeout(self._timeout_s):
                 result = await answer
+        except ResponseError as error:
+            # It answers, only not as it should: another program's value, or no room by its own policy.
+            self.counts.num_failed += 1
+            _log.debug("the response cache's Redis refused a call: %s", _said(error))
+            return None
         except (RedisError, OSError, TimeoutError) as error:
             self.counts.num_failed += 1
             self._closed_until_s = self._clock.monotonic_s() + _RETRY_AFTER_S

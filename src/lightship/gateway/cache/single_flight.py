@@ -23,7 +23,8 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+
+import msgspec
 
 from lightship.gateway.cache.flight import Flight, FlightBudget, Reader
 from lightship.ports.engine import Engine, EngineCall, EngineReply
@@ -35,8 +36,7 @@ _log = logging.getLogger(__name__)
 _MAX_LANDED_KEYS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Landing:
+class Landing(msgspec.Struct, frozen=True):
     """A call that came to its end.
 
     Args:
@@ -69,6 +69,7 @@ class Flights:
         self._group: asyncio.TaskGroup | None = None
         self._open: dict[Hashable, Flight] = {}
         self._tasks: dict[Flight, asyncio.Task[None]] = {}
+        self._num_look_ups = 0
         self._landed: OrderedDict[Hashable, None] = OrderedDict()
 
     @property
@@ -79,15 +80,20 @@ class Flights:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Flights can be made within the block; at its end those still under way are cancelled."""
+        failure: Exception | None = None
         async with asyncio.TaskGroup() as group:
             self._group = group
             try:
                 yield
+            except Exception as error:  # noqa: BLE001 # goes on below, as itself: the group would put it into another
+                failure = error
             finally:
                 self._group = None
-                for flight, task in self._tasks.items():
+                for flight, task in list(self._tasks.items()):
                     if not flight.is_over:
-                        task.cancel()
+                        self._cancel(flight, task)
+        if failure is not None:
+            raise failure
 
     def board_open(self, key: Hashable) -> Reader | None:
         """A reader of the flight under this key; None where there is none to board."""
@@ -108,9 +114,7 @@ class Flights:
         reader = flight.board()
         if key is not None:
             self._open[key] = flight
-        task = self._group.create_task(self._fly(flight, call, on_landing))
-        self._tasks[flight] = task
-        task.add_done_callback(lambda _: self._forget(flight))  # a task that is cancelled at once never begins
+        self._tasks[flight] = self._group.create_task(self._fly(flight, call, on_landing))
         return reader
 
     async def leave(self, reader: Reader) -> None:
@@ -120,35 +124,54 @@ class Flights:
         if flight.is_wanted or flight.is_over or (task := self._tasks.get(flight)) is None:
             return
         self._close_door(flight)
-        task.cancel()
+        self._cancel(flight, task)
         await asyncio.wait([task])
 
+    def begin_look_up(self) -> None:
+        """Effects: until `end_look_up` it is remembered which flights land."""
+        self._num_look_ups += 1
+
+    def end_look_up(self) -> None:
+        """Effects: undoes one `begin_look_up`."""
+        self._num_look_ups -= 1
+        if not self._num_look_ups and self._landed:
+            self._landed.clear()
+
     def has_landed(self, key: Hashable) -> bool:
-        """Whether a flight under this key has ended lately, so that its answer may be stored now."""
+        """Whether a flight under this key has landed since the look-up began, so that its answer may be stored now."""
         return key in self._landed
 
     async def _fly(self, flight: Flight, call: EngineCall, on_landing: OnLanding) -> None:
+        flight.has_begun = True
         try:
-            async with self._inner.open(call) as reply:
-                flight.begin(reply)
-                async for chunk in reply.chunks:
-                    await flight.append(chunk)
-        except Exception as error:  # noqa: BLE001 # every reader raises it, in the task it belongs to
-            self._close_door(flight)
-            flight.end(error)
-            return
-        flight.end()
-        await self._land(Landing(call, reply, flight.body()), on_landing)
-        if flight.key is not None:
-            self._landed[flight.key] = None
-            if len(self._landed) > _MAX_LANDED_KEYS:
-                self._landed.popitem(last=False)
+            try:
+                async with self._inner.open(call) as reply:
+                    flight.begin(reply)
+                    async for chunk in reply.chunks:
+                        await flight.append(chunk)
+            except Exception as error:  # noqa: BLE001 # every reader raises it, in the task it belongs to
+                self._close_door(flight)
+                flight.end(error)
+                return
+            flight.end()
+            await self._land(flight, Landing(call, reply, flight.body()), on_landing)
+        finally:
+            self._forget(flight)
 
-    async def _land(self, landing: Landing, on_landing: OnLanding) -> None:
+    async def _land(self, flight: Flight, landing: Landing, on_landing: OnLanding) -> None:
         try:
             await on_landing(landing)
         except Exception:  # noqa: BLE001 # the clients have their answer: a fault in storing it is nobody's failure
             _log.exception("request %s: its answer was not stored", landing.call.request_id)
+        if flight.key is not None and self._num_look_ups:
+            self._landed[flight.key] = None
+            if len(self._landed) > _MAX_LANDED_KEYS:
+                self._landed.popitem(last=False)
+
+    def _cancel(self, flight: Flight, task: asyncio.Task[None]) -> None:
+        task.cancel()
+        if not flight.has_begun:
+            self._forget(flight)  # its task never will
 
     def _forget(self, flight: Flight) -> None:
         self._close_door(flight)

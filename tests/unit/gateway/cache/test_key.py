@@ -13,6 +13,7 @@ from lightship.gateway.cache.key import (
     BypassReason,
     CacheableRequest,
     is_deterministic,
+    may_be_deterministic,
     read_cacheable,
 )
 
@@ -25,9 +26,9 @@ def read(body: bytes | dict[str, Any], *, tenant: str = "t", path: str = CHAT, *
     )
 
 
-def bypass_reason(body: bytes | dict[str, Any], **options: bool) -> BypassReason:
+def bypass_reason(body: bytes | dict[str, Any], *, accepts_seed: bool = False) -> BypassReason:
     with pytest.raises(BypassError) as caught:
-        read(body, **options)
+        read(body, accepts_seed=accepts_seed)
     return caught.value.reason
 
 
@@ -152,8 +153,25 @@ def test_deterministic_is_what_is_explicitly_so(
     assert is_deterministic(request_fields, accepts_seed=accepts_seed) is expected
     if expected:
         read(request_fields, accepts_seed=accepts_seed)
+        assert may_be_deterministic(json.dumps(request_fields).encode(), accepts_seed=accepts_seed)
     else:
         assert bypass_reason(request_fields, accepts_seed=accepts_seed) is BypassReason.NOT_DETERMINISTIC
+
+
+@pytest.mark.parametrize("zero", ["0", "-0", "0.0", "-0.00", "0e5", "0E-7", "0.0e+9"])
+@pytest.mark.parametrize("form", ['{"temperature":%s}', '{ "temperature" :\t%s\n, "x":"\\"temperature\\":1" }'])
+def test_deterministic_quick_look_knows_every_spelling_of_zero(zero: str, form: str) -> None:
+    body = (form % zero).encode()
+    assert may_be_deterministic(body)
+    assert read(body).key.digest
+
+
+@pytest.mark.parametrize(
+    "body", ['{"temperature":0.1}', '{"temperature":"0"}', '{"temperature":null}', '{"x":"temperature"}']
+)
+def test_deterministic_quick_look_lets_others_go(body: str) -> None:
+    assert not may_be_deterministic(body.encode())
+    assert not may_be_deterministic(body.encode(), accepts_seed=True)
 
 
 def test_key_any_temperature_is_cacheable_where_that_was_opted_into() -> None:

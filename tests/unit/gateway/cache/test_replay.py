@@ -162,7 +162,7 @@ def test_replay_stream_nobody_counted_has_no_form_with_usage() -> None:
 
 def test_replay_streamed_chat_is_one_object() -> None:
     first = {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}}
-    choices = [
+    choices: list[dict[str, Any]] = [
         {"delta": {"role": "assistant", "content": ""}},
         {"delta": {"reasoning_content": "h"}},
         {"delta": {"reasoning_content": "m", "content": None}},
@@ -212,6 +212,7 @@ def test_replay_streamed_log_probabilities_are_joined() -> None:
 
 
 END: dict[str, Any] = {"delta": {}, "finish_reason": "stop"}
+NAMED_CALL: dict[str, Any] = {"delta": {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f"}}]}}
 
 
 @pytest.mark.parametrize(
@@ -227,7 +228,7 @@ END: dict[str, Any] = {"delta": {}, "finish_reason": "stop"}
         stream_of({"delta": {"role": "assistant"}}, {"delta": {"role": "tool", "content": "Hi"}}, END),
         stream_of({"delta": {"tool_calls": [{"index": 1, "id": "c", "function": {"name": "f"}}]}}, END),
         stream_of({"delta": {"tool_calls": [{"index": 0, "id": "c", "function": {"arguments": "{}"}}]}}, END),
-        stream_of(*[{"delta": {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f"}}]}}] * 2, END),
+        stream_of(NAMED_CALL, NAMED_CALL, END),
         stream_of({"delta": {"content": "Hi"}, "finish_reason": "length"}, END),
         stream_of({"delta": {"content": "Hi"}, "index": 1}, END),
         stream_of({"delta": {"content": [{"type": "text"}]}}, END),

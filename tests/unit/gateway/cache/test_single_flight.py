@@ -218,6 +218,7 @@ def test_flight_failure_after_the_first_byte_breaks_everyones_stream_after_what_
 def test_flight_is_boarded_while_its_answer_is_being_stored() -> None:
     async def test(field: Field) -> None:
         field.landing_gate = asyncio.Event()
+        field.flights.begin_look_up()
         body = await field.read()
         assert await field.read() == body
         assert len(field.engine.calls) == 1
@@ -225,6 +226,8 @@ def test_flight_is_boarded_while_its_answer_is_being_stored() -> None:
         field.landing_gate.set()
         await settle()
         assert field.flights.has_landed(KEY)
+        field.flights.end_look_up()
+        assert not field.flights.has_landed(KEY)
 
     fly(Field(FakeEngine(always(stream_reply("a")))), test)
 
