@@ -5,6 +5,7 @@ Rule: 429 only when the *caller* passed its own limit; 503 when *we* lack capaci
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -131,6 +132,44 @@ def overloaded(message: str, *, reason: str, retry_after_s: float = 1.0) -> ApiE
         "x-reject-reason": reason,
     }
     return ApiError(503, message, type="service_unavailable_error", code="server_is_overloaded", headers=headers)
+
+
+# Client libraries do not wait longer; told to wait longer, they would try again at once.
+_LONGEST_RETRY_S = 60.0
+
+
+def rate_limited(
+    message: str, *, reason: str, retry_after_s: float, should_retry: bool = True, code: str = "rate_limit_exceeded"
+) -> ApiError:
+    """429: the caller passed its own limit; `reason` is `rate-limit` or `budget`. An infinite wait never ends."""
+    headers = {"x-reject-reason": reason}
+    if retry_after_s < math.inf:
+        headers["retry-after"] = str(math.ceil(retry_after_s))
+        headers["retry-after-ms"] = str(math.ceil(retry_after_s * 1000))
+    if not should_retry or retry_after_s > _LONGEST_RETRY_S:
+        headers["x-should-retry"] = "false"
+    return ApiError(429, message, type="rate_limit_error", code=code, headers=headers)
+
+
+def key_missing() -> ApiError:
+    """401: no key was sent."""
+    return _unauthorized("A key is needed: send it as `Authorization: Bearer KEY`.")
+
+
+def key_refused() -> ApiError:
+    """401: the key is unknown, expired or disabled; which of them is not told, as it would help to guess."""
+    return _unauthorized("The key is not valid.")
+
+
+def keys_contradict() -> ApiError:
+    """400: two different keys were sent."""
+    message = "Authorization and x-api-key name different keys. Send one of them."
+    return invalid_request(message, param="x-api-key", code="ambiguous_key")
+
+
+def _unauthorized(message: str) -> ApiError:
+    headers = {"www-authenticate": "Bearer"}
+    return ApiError(401, message, type="authentication_error", code="invalid_api_key", headers=headers)
 
 
 def upstream_failed(message: str) -> ApiError:

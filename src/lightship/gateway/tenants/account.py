@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import NamedTuple
 
 from lightship.gateway.tenants.limits import (
     ADVANCE_DIVISOR,
@@ -26,6 +27,14 @@ from lightship.gateway.tenants.limits import (
 HEARTBEAT_S = 5.0
 # A refusal is repeated for so long without asking the store again: a tenant over its limit must not keep it busy.
 REFUSAL_HOLDS_S = 0.1
+
+
+class Left(NamedTuple):
+    """What is left of a minute's requests and tokens, None without a limit, and when all of it is there again."""
+
+    requests: int | None
+    tokens: int | None
+    reset_s: float
 
 
 class Slot:
@@ -200,9 +209,13 @@ class Account:
         )
         return is_quiet and self.slots[-1].start_s <= now_s - WINDOW_S
 
-    def known_left(self) -> Amounts:
-        free = (self.free_requests, self.free_rate_tokens, self.free_tokens, self.free_nanousd, self.free_concurrent)
-        return Amounts(*(max(0, min(UNLIMITED, a + b)) for a, b in zip(_values(self.left), free, strict=True)))
+    def known_left(self, now_s: float) -> Left:
+        requests, tokens = self.left.requests + self.free_requests, self.left.rate_tokens + self.free_rate_tokens
+        return Left(
+            None if self.limits.requests_per_min is None else max(0, requests),
+            None if self.limits.tokens_per_min is None else max(0, tokens),
+            max(0.0, self.slots[-1].start_s + WINDOW_S - now_s),
+        )
 
     def missing(self, num_tokens: int, nanousd: int) -> Amounts:
         """What one more request needs beyond what is free."""

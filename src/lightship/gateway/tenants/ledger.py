@@ -26,14 +26,14 @@ import logging
 import math
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from enum import StrEnum
 
 import msgspec
 
-from lightship.gateway.tenants.account import Account, Reservation
+from lightship.gateway.tenants.account import Account, Left, Reservation
 from lightship.gateway.tenants.ledger_store import LedgerStore, StoreUnavailableError
-from lightship.gateway.tenants.limits import LEASE_S, UNLIMITED, Amounts, Exchange, Limits, Refusal, impossible
+from lightship.gateway.tenants.limits import LEASE_S, Amounts, Exchange, Limits, Refusal, impossible
 from lightship.gateway.tenants.memory_store import MemoryStore
+from lightship.gateway.tenants.store_loss import StoreLoss
 from lightship.ports.clock import Clock
 
 _log = logging.getLogger(__name__)
@@ -48,19 +48,6 @@ _LEASE_MARGIN_S = 2.0
 _ADVANCE_REQUESTS = 64
 # Tenants in one exchange, so that a shared store is never held for long.
 _BATCH = 64
-
-
-class StoreLoss(StrEnum):
-    """What happens to requests while the store cannot be reached.
-
-    allow: each process counts alone, with its share of rates and concurrency; budgets are not enforced.
-    refuse: no request of a tenant with limits is served.
-    by_budget: refuse where a budget is set, allow elsewhere.
-    """
-
-    ALLOW = "allow"
-    REFUSE = "refuse"
-    BY_BUDGET = "by_budget"
 
 
 class Ledger:
@@ -88,7 +75,7 @@ class Ledger:
         self._store = store
         self._clock = clock
         self._holder = holder
-        self._on_store_loss = on_store_loss
+        self.on_store_loss = on_store_loss
         self._num_processes = num_processes
         self._alone = MemoryStore(clock)
         self._accounts: dict[str, Account] = {}
@@ -135,12 +122,12 @@ class Ledger:
             self._urgent.add(account)
             self._is_urgent.set()
 
-    def left(self, tenant: str) -> Amounts:
-        """What this tenant has left, as far as this process knows; `UNLIMITED` where there is no limit."""
+    def left(self, tenant: str) -> Left:
+        """What this tenant has left of the minute, as far as this process knows."""
         account = self._accounts.get(tenant)
         if account is None:
-            return Amounts(*[UNLIMITED] * len(Amounts.__struct_fields__))
-        return account.known_left()
+            return Left(None, None, 0.0)
+        return account.known_left(self._clock.monotonic_s())
 
     async def run(self) -> None:
         """Reports to the store, for ever."""
@@ -252,9 +239,9 @@ class Ledger:
         return account.exchange(now_s, unix_s, sequence=self._sequence, need=need, extra=extra)
 
     def _may_count_alone(self, limits: Limits) -> bool:
-        if self._on_store_loss is StoreLoss.BY_BUDGET:
+        if self.on_store_loss is StoreLoss.BY_BUDGET:
             return not limits.has_budget
-        return self._on_store_loss is StoreLoss.ALLOW
+        return self.on_store_loss is StoreLoss.ALLOW
 
     def _note_lost(self, error: StoreUnavailableError) -> None:
         if not self.is_store_lost:
