@@ -38,6 +38,15 @@ def train_python(toolchain_root: Path) -> Path:
     return ToolchainFolder(toolchain_root).ensure(TRAIN, SilentProgress()).python
 
 
+@pytest.fixture(scope="session")
+def cuda_python() -> Path:
+    """An interpreter with torch for CUDA, transformers and a device: the toolchain's own torch is for CPUs."""
+    named = os.environ.get("LIGHTSHIP_TEST_CUDA_PYTHON")
+    if not named:
+        pytest.skip("NOT TESTED: set LIGHTSHIP_TEST_CUDA_PYTHON to a Python whose torch sees a CUDA device")
+    return Path(named)
+
+
 @dataclass(frozen=True)
 class Processes:
     """What tests that kill jobs need to see."""

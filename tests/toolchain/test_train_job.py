@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -125,31 +126,40 @@ def test_train_made_up_language_is_learned(teacher: Path) -> None:
     ]
 
 
+def kill_after_first_checkpoint(python: Path, fields: dict[str, Any], folder: Path, processes: Any) -> None:
+    """Starts the job and kills it as soon as it has something to continue from."""
+    job_path = folder / "killed.json"
+    job_path.write_text(json.dumps(fields))
+    argv = [str(python), "-I", "-W", "ignore", bootstrap.__file__, "train", str(job_path)]
+    with (folder / "killed.log").open("w") as log:
+        killed = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        saved = folder / "work" / "checkpoint.pt"
+        processes.wait_until(lambda: saved.exists() or killed.poll() is not None)
+    finally:
+        killed.kill()
+    assert killed.wait() == -signal.SIGKILL, (folder / "killed.log").read_text()
+    assert list(folder.glob("checkpoint*")) == []
+
+
+def assert_continued_to_the_end(progress: RecordingProgress) -> None:
+    """It did not begin anew, and it ended."""
+    steps = [done for done, _ in progress.advances]
+    assert steps[0] > CHECKPOINT_EVERY_STEPS
+    assert steps[-1] == NUM_STEPS
+
+
 def test_train_killed_leaves_no_checkpoint_and_goes_on_to_the_weights_of_an_unbroken_run(
     train_python: Path, corpus: Path, teacher: Path, tmp_path: Path, processes: Any
 ) -> None:
     fields = job(corpus, tmp_path)
-    job_path = tmp_path / "killed.json"
-    job_path.write_text(json.dumps(fields))
-    argv = [str(train_python), "-I", "-W", "ignore", bootstrap.__file__, "train", str(job_path)]
-    with (tmp_path / "killed.log").open("w") as log:
-        killed = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        saved = tmp_path / "work" / "checkpoint.pt"
-        processes.wait_until(lambda: saved.exists() or killed.poll() is not None)
-    finally:
-        killed.kill()
-    assert killed.wait() == -signal.SIGKILL, (tmp_path / "killed.log").read_text()
-    assert list(tmp_path.glob("checkpoint*")) == []
-
+    kill_after_first_checkpoint(train_python, fields, tmp_path, processes)
     continued = train(train_python, fields, tmp_path)
-    steps = [done for done, _ in continued.advances]
-    assert steps[0] > CHECKPOINT_EVERY_STEPS  # it did not begin anew ...
-    assert steps[-1] == NUM_STEPS
+    assert_continued_to_the_end(continued)
     expected = SafetensorsFile(teacher / "model.safetensors")
     found = SafetensorsFile(tmp_path / "checkpoint" / "model.safetensors")
     assert found.names == expected.names
-    for name in sorted(expected.names):  # ... and ends where it would have ended
+    for name in sorted(expected.names):  # it ends where it would have ended
         np.testing.assert_array_equal(found.read_f32(name), expected.read_f32(name), err_msg=name)
     bits = {(point["step"], point["valid_bits_per_byte"]) for point in curve(tmp_path / "checkpoint")}
     assert bits == {(point["step"], point["valid_bits_per_byte"]) for point in curve(teacher)}
@@ -171,6 +181,41 @@ def test_train_student_keeps_the_tokenizer_and_comes_nearer_to_its_teacher(
     assert {name.split(".")[2] for name in names if ".layers." in name} == {"0", "1"}
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="NOT TESTED: torch.compile needs a C++ compiler")
+def test_train_compiled_learns_what_the_plain_run_does(
+    train_python: Path, corpus: Path, teacher: Path, tmp_path: Path
+) -> None:
+    train(train_python, job(corpus, tmp_path, is_compiled=True), tmp_path)
+    found = [point["valid_bits_per_byte"] for point in curve(tmp_path / "checkpoint")]
+    expected = [point["valid_bits_per_byte"] for point in curve(teacher)]
+    np.testing.assert_allclose(found, expected, rtol=0.03)  # the same steps, rounded elsewhere
+
+
+def test_train_killed_on_cuda_goes_on_on_a_cpu_to_about_the_same_loss(
+    cuda_python: Path, corpus: Path, tmp_path: Path, processes: Any
+) -> None:
+    fields = job(corpus, tmp_path, device="cuda")
+    kill_after_first_checkpoint(cuda_python, fields, tmp_path, processes)
+    assert_continued_to_the_end(train(cuda_python, {**fields, "device": "cpu"}, tmp_path))
+    unbroken = job(corpus, tmp_path / "cpu")
+    train(cuda_python, unbroken, tmp_path / "cpu")
+    found = [point["valid_bits_per_byte"] for point in curve(tmp_path / "checkpoint")]
+    expected = [point["valid_bits_per_byte"] for point in curve(tmp_path / "cpu" / "checkpoint")]
+    np.testing.assert_allclose(found, expected, rtol=0.03)  # the same steps, sums in another order
+
+
+def test_train_student_on_cuda_comes_nearer_to_its_teacher(cuda_python: Path, corpus: Path, tmp_path: Path) -> None:
+    train(cuda_python, job(corpus, tmp_path / "teacher", device="cuda"), tmp_path / "teacher")
+    plan = {**PLAN, "num_steps": 24, "evaluate_every_steps": 1, "kl_weight": 0.5, "temperature": 2.0, "warmup_steps": 1}
+    folder = tmp_path / "teacher" / "checkpoint"
+    fields = job(corpus, tmp_path, plan=plan, architecture={}, teacher=str(folder), student_layers=[0, 3])
+    train(cuda_python, {**fields, "device": "cuda"}, tmp_path)
+    bits = [point["valid_bits_per_byte"] for point in curve(tmp_path / "checkpoint")]
+    assert bits[-1] < bits[0]
+    tensors = SafetensorsFile(tmp_path / "checkpoint" / "model.safetensors")
+    assert {name.split(".")[2] for name in tensors.names if ".layers." in name} == {"0", "1"}
+
+
 def test_train_broken_corpus_line_is_named(train_python: Path, corpus: Path, tmp_path: Path) -> None:
     lines = (corpus / "train.jsonl").read_text().splitlines()
     broken = tmp_path / "broken.jsonl"
@@ -189,8 +234,10 @@ def test_train_broken_corpus_line_is_named(train_python: Path, corpus: Path, tmp
         ({"epochs": 3}, "epochs"),
         ({"architecture": {**ARCHITECTURE, "vocab_size": 5000}}, "vocab_size is 5000"),
         ({"train_path": "/nowhere/train.jsonl"}, "/nowhere/train.jsonl"),
+        ({"device": "tpu"}, "device must be cpu or cuda, got 'tpu'"),
+        ({"device": "cuda"}, "finds no CUDA device"),  # the toolchain's torch is built for CPUs
     ],
-    ids=["unknown field", "vocabulary larger than the corpus gives", "no corpus"],
+    ids=["unknown field", "vocabulary larger than the corpus gives", "no corpus", "unknown device", "no such device"],
 )
 def test_train_job_that_makes_no_sense_says_why(
     changes: dict[str, Any], words: str, train_python: Path, corpus: Path, tmp_path: Path

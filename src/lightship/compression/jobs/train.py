@@ -1,7 +1,7 @@
 """Job `train`: a corpus and a training plan in, a checkpoint in Hugging Face layout out.
 
 With `teacher` set it is distillation: the student keeps the teacher's tokenizer and, where `student_layers` says so,
-starts from some of its blocks.
+starts from some of its blocks. `device: cuda` needs a Python whose torch was built for it; the toolchain's is for CPUs.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer
@@ -30,7 +31,14 @@ from lightship.compression.training.trainer import (
 
 @dataclass(frozen=True)
 class TrainJob:
-    """The job file. `work_folder` keeps checkpoints between runs; `output_folder` appears only when complete."""
+    """The job file. `work_folder` keeps checkpoints between runs; `output_folder` appears only when complete.
+
+    Args:
+        num_threads: Threads of the CPU's arithmetic.
+        device: Where the model is trained; a run may be continued on the other one.
+        is_compiled: Fuses each step with `torch.compile`, which takes a minute first and needs a C++ compiler. Steps of
+            such small models are bound by memory, so a GPU then does more than twice as many.
+    """
 
     train_path: Path
     valid_path: Path
@@ -41,6 +49,8 @@ class TrainJob:
     teacher: Path | None = None
     student_layers: tuple[int, ...] = ()
     num_threads: int = 2
+    device: Literal["cpu", "cuda"] = "cpu"
+    is_compiled: bool = False
 
     @classmethod
     def from_json(cls, text: str) -> TrainJob:
@@ -64,6 +74,7 @@ def run(job: TrainJob) -> None:
 
     Effects: fills `work_folder`; renames `output_folder` into place at the end.
     """
+    device = _device(job.device)
     torch.set_num_threads(job.num_threads)
     torch.manual_seed(job.plan.seed)
     job.work_folder.mkdir(parents=True, exist_ok=True)
@@ -72,8 +83,8 @@ def run(job: TrainJob) -> None:
     valid_stream = encode_tales(valid_tales, tokenizer)
     valid_bytes = sum(len(tale.document.encode()) for tale in valid_tales)
     teacher = LlamaForCausalLM.from_pretrained(job.teacher, dtype=torch.float32).eval() if job.teacher else None
-    model = _initial_model(job, teacher, tokenizer)
-    print(json.dumps({"event": "start", "num_parameters": model.num_parameters()}), flush=True)
+    model = _initial_model(job, teacher, tokenizer).to(device)
+    print(json.dumps({"event": "start", "num_parameters": model.num_parameters(), "device": job.device}), flush=True)
     training = TrainingRun(
         folder=job.work_folder,
         model=model,
@@ -81,11 +92,23 @@ def run(job: TrainJob) -> None:
         train_stream=encode_tales(train_tales, tokenizer),
         valid_stream=valid_stream,
         bytes_per_token=valid_bytes / len(valid_stream),
-        teacher=teacher,
+        teacher=teacher.to(device) if teacher is not None else None,
         report=_print_progress(job.plan.num_steps),
+        is_compiled=job.is_compiled,
     )
     curve = training.run()
     _write_checkpoint(job, model, tokenizer, curve)
+
+
+def _device(name: str) -> torch.device:
+    if name not in {"cpu", "cuda"}:
+        raise ValueError(f"device must be cpu or cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device is cuda, but torch {torch.__version__} of {sys.executable} finds no CUDA device; "
+            "use a Python with a CUDA build of torch on a machine with such a device, or device: cpu"
+        )
+    return torch.device(name)
 
 
 def _tokenizer(job: TrainJob, tales: list[Tale]) -> Tokenizer:
@@ -139,7 +162,7 @@ def _write_checkpoint(job: TrainJob, model: LlamaForCausalLM, tokenizer: Tokeniz
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     model.generation_config = GenerationConfig(bos_token_id=BOS_ID, eos_token_id=EOS_ID, pad_token_id=0)
-    model.to(torch.bfloat16).save_pretrained(partial)
+    model.to("cpu", torch.bfloat16).save_pretrained(partial)
     write_tokenizer(tokenizer, partial, context_length=model.config.max_position_embeddings)
     shutil.copyfile(job.work_folder / "curve.jsonl", partial / "training_curve.jsonl")
     final = {"event": "done", "valid_bits_per_byte": curve[-1].valid_bits_per_byte, "steps": curve[-1].step}

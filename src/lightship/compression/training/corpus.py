@@ -64,33 +64,44 @@ def encode_tales(tales: Sequence[Tale], tokenizer: Tokenizer) -> NDArray[np.uint
 class WindowSampler:
     """Shuffled windows over a token stream; its whole state is (seed, num_windows_drawn), so resuming is exact.
 
-    Every epoch starts at another offset, so window borders fall elsewhere each time.
+    Every epoch starts at another offset, so window borders fall elsewhere each time. The whole stream lies on `device`,
+    where a batch is one gather: a GPU would wait for windows cut on the host.
     """
 
-    def __init__(self, stream: NDArray[np.uint16], *, context_length: int, seed: int) -> None:
+    def __init__(
+        self, stream: NDArray[np.uint16], *, context_length: int, seed: int, device: torch.device | None = None
+    ) -> None:
         if len(stream) < 2 * context_length + 2:
             raise ValueError(f"the corpus has {len(stream)} tokens; at least {2 * context_length + 2} are needed")
-        self._stream = torch.from_numpy(stream.astype(np.int64))
+        self._stream = torch.from_numpy(stream.astype(np.int64)).to(device)
+        self._within = torch.arange(context_length + 1, device=device)
         self._context_length = context_length
         self._seed = seed
         self._windows_per_epoch = (len(stream) - 1) // context_length - 1
+        self._shuffled: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
 
     def batch(self, *, first_window: int, num_windows: int) -> torch.Tensor:
         """Windows `first_window ...` of the endless shuffled sequence, shape (num_windows, context_length + 1)."""
-        rows = [self._window(first_window + i) for i in range(num_windows)]
-        return torch.stack(rows)
+        starts = torch.tensor([self._start(first_window + i) for i in range(num_windows)], device=self._stream.device)
+        return self._stream[starts.unsqueeze(1) + self._within]
 
-    def _window(self, index: int) -> torch.Tensor:
+    def _start(self, index: int) -> int:
         epoch, position = divmod(index, self._windows_per_epoch)
-        generator = np.random.default_rng((self._seed, epoch))
-        offset = int(generator.integers(self._context_length))
-        order = generator.permutation(self._windows_per_epoch)
-        start = offset + int(order[position]) * self._context_length
-        return self._stream[start : start + self._context_length + 1]
+        return int(self._starts(epoch)[position])
+
+    def _starts(self, epoch: int) -> NDArray[np.int64]:
+        """Where the windows of an epoch begin, in their order; the last one asked for is kept."""
+        if self._shuffled[0] != epoch:
+            generator = np.random.default_rng((self._seed, epoch))
+            offset = int(generator.integers(self._context_length))
+            self._shuffled = epoch, offset + generator.permutation(self._windows_per_epoch) * self._context_length
+        return self._shuffled[1]
 
 
-def evaluation_windows(stream: NDArray[np.uint16], *, context_length: int) -> Iterator[torch.Tensor]:
+def evaluation_windows(
+    stream: NDArray[np.uint16], *, context_length: int, device: torch.device | None = None
+) -> Iterator[torch.Tensor]:
     """Consecutive windows that cover the stream once, each of shape (1, at most context_length + 1)."""
-    ids = torch.from_numpy(stream.astype(np.int64))
+    ids = torch.from_numpy(stream.astype(np.int64)).to(device)
     for start in range(0, len(ids) - 1, context_length):
         yield ids[start : start + context_length + 1].unsqueeze(0)

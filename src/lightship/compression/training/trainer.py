@@ -4,6 +4,10 @@ A run is a folder. It can be killed at any moment and continued: the checkpoint 
 loop draws from the corpus depends on (seed, step) alone. Learning rate: warm-up, constant, linear decay to zero
 (arXiv:2404.06395), so a run may be lengthened by raising `num_steps` before its decay has begun.
 Matrices inside the blocks use Muon (arXiv:2502.16982), everything else AdamW.
+
+It runs where the model lies, on a CPU or a CUDA device; the weights are float32, the arithmetic bf16 by autocast. A
+checkpoint can be continued on the other kind of device. On a CPU a run gives the same bits each time; on CUDA, where
+sums are made in no fixed order, nearly the same.
 """
 
 from __future__ import annotations
@@ -96,15 +100,13 @@ def build_optimizers(model: LlamaForCausalLM, plan: TrainingPlan) -> list[torch.
 def mean_loss_nats(model: LlamaForCausalLM, stream: NDArray[np.uint16], *, context_length: int) -> float:
     """Mean next-token loss over consecutive windows of the stream, in nats per token."""
     model.eval()
-    total, count = 0.0, 0
-    for window in evaluation_windows(stream, context_length=context_length):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+    losses: list[tuple[torch.Tensor, int]] = []  # read at the end: each reading makes the host wait for the device
+    for window in evaluation_windows(stream, context_length=context_length, device=model.device):
+        with torch.autocast(model.device.type, dtype=torch.bfloat16):
             logits = model(window[:, :-1], use_cache=False).logits
-        num_targets = window.shape[1] - 1
-        total += float(cross_entropy(logits, window[:, 1:])) * num_targets
-        count += num_targets
+        losses.append((cross_entropy(logits, window[:, 1:]), window.shape[1] - 1))
     model.train()
-    return total / count
+    return sum(float(loss) * count for loss, count in losses) / sum(count for _, count in losses)
 
 
 class TrainingRun:
@@ -112,8 +114,10 @@ class TrainingRun:
 
     Args:
         folder: Where checkpoint and log live; continues what it finds there.
-        teacher: Frozen model for distillation, or None.
+        model: Trained in place, on the device it lies on.
+        teacher: Frozen model for distillation, on the same device, or None.
         bytes_per_token: UTF-8 bytes per token of the validation text, to print bits per byte.
+        is_compiled: Whether forward pass and loss are fused by `torch.compile`: a minute first, a faster step after.
     """
 
     def __init__(
@@ -127,6 +131,7 @@ class TrainingRun:
         bytes_per_token: float,
         teacher: LlamaForCausalLM | None = None,
         report: Callable[[CurvePoint], None],
+        is_compiled: bool = False,
     ) -> None:
         self._folder = folder
         self._model = model
@@ -136,8 +141,11 @@ class TrainingRun:
         self._teacher = teacher
         self._report = report
         self._optimizers = build_optimizers(model, plan)
+        self._loss = torch.compile(self._plain_loss, dynamic=False) if is_compiled else self._plain_loss
         self._samplers = {
-            s.context_length: WindowSampler(train_stream, context_length=s.context_length, seed=plan.seed)
+            s.context_length: WindowSampler(
+                train_stream, context_length=s.context_length, seed=plan.seed, device=model.device
+            )
             for s in plan.stages
         }
         self._step = 0
@@ -150,14 +158,14 @@ class TrainingRun:
         Effects: writes `checkpoint.pt` and appends to `curve.jsonl` in the folder.
         """
         started = time.monotonic() - self._elapsed_s
-        recent: list[float] = []
+        recent: list[torch.Tensor] = []
         while self._step < self._plan.num_steps:
             recent.append(self._train_step())
             self._step += 1
             self._elapsed_s = time.monotonic() - started
             is_last = self._step == self._plan.num_steps
             if is_last or self._step % self._plan.evaluate_every_steps == 0:
-                self._log(sum(recent) / len(recent))
+                self._log(sum(float(loss) for loss in recent) / len(recent))
                 recent.clear()
             if is_last or self._step % self._plan.checkpoint_every_steps == 0:
                 self._save()
@@ -170,7 +178,8 @@ class TrainingRun:
             [CurvePoint(**json.loads(line)) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
         )
 
-    def _train_step(self) -> float:
+    def _train_step(self) -> torch.Tensor:
+        """The loss, not yet fetched from the device: reading it would make the host wait at every step."""
         context_length = self._plan.context_length(self._step)
         num_windows = self._plan.tokens_per_step // context_length
         # Windows count in units of this stage's length, so a stage starts where the token count stands.
@@ -185,18 +194,19 @@ class TrainingRun:
         for optimizer in self._optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
+        return loss.detach()
 
-    def _loss(self, batch: torch.Tensor) -> torch.Tensor:
+    def _plain_loss(self, batch: torch.Tensor) -> torch.Tensor:
         inputs, targets = batch[:, :-1], batch[:, 1:]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        device = self._model.device.type
+        with torch.autocast(device, dtype=torch.bfloat16):
             logits = self._model(inputs, use_cache=False).logits
         hard = cross_entropy(logits, targets)
         if self._teacher is None:
             return hard
-        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16):
             teacher_logits = self._teacher(inputs, use_cache=False).logits
-        soft = forward_kl(logits, teacher_logits.clone(), temperature=self._plan.temperature)
+        soft = forward_kl(logits, teacher_logits, temperature=self._plan.temperature)
         return self._plan.kl_weight * soft + (1 - self._plan.kl_weight) * hard
 
     def _log(self, train_loss_nats: float) -> None:
@@ -233,7 +243,7 @@ class TrainingRun:
         if not path.exists():
             (self._folder / "curve.jsonl").unlink(missing_ok=True)
             return
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=self._model.device)
         self._step, self._elapsed_s = int(state["step"]), float(state["elapsed_s"])
         self._model.load_state_dict(state["model"])
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
