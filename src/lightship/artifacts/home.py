@@ -51,3 +51,8 @@ def evaluations_folder(home: Path) -> Path:
 def journal_folder(home: Path) -> Path:
     """Folder of task runs under way."""
     return home / "journals"
+
+
+def keys_path(home: Path) -> Path:
+    """File of the gateway's API keys."""
+    return home / "keys.sqlite"

@@ -19,6 +19,7 @@ from lightship.cli.bench import add_bench_command
 from lightship.cli.calibrate_command import add_calibrate_command
 from lightship.cli.evaluate.command import add_evaluate_command
 from lightship.cli.gateway_command import add_gateway_command
+from lightship.cli.key_commands import add_key_commands
 from lightship.cli.measurement_commands import add_measurement_commands
 from lightship.cli.model_commands import add_model_commands
 from lightship.cli.simulated_command import add_serve_simulated_command
@@ -37,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="topic", required=True, metavar="COMMAND")
     add_model_commands(subparsers)
     add_gateway_command(subparsers)
+    add_key_commands(subparsers)
     add_evaluate_command(subparsers)
     add_bench_command(subparsers)
     add_calibrate_command(subparsers)
