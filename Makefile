@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: up test test-fast lint fix goldens evidence-start evidence-evaluation bench-streaming model clean
+.PHONY: up test test-fast fuzz lint fix goldens evidence-start evidence-evaluation bench-streaming model clean
 
 up: $(VENV)/.local-ready  ## set up, then build, measure and serve the built-in model
 	@$(BIN)/lightship up
@@ -14,6 +14,9 @@ test: $(VENV)/.dev-ready  ## set up, then run every test
 
 test-fast: $(VENV)/.dev-ready  ## the tests that start no engine and are quick by nature (under a minute)
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not local and not toolchain and not slow"
+
+fuzz: $(VENV)/.dev-ready  ## only the tests that mistreat the gateway: hostile clients and engines, the API fuzzed
+	$(BIN)/python -m pytest tests/e2e/hostile
 
 lint: $(VENV)/.dev-ready  ## format, lint and types, changing nothing
 	$(BIN)/ruff format --check .

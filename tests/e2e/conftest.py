@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -9,13 +10,40 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from lightship.artifacts.home import data_home
+
 STARTUP_TIMEOUT_S = 300.0
+
+
+def ensure_environment(name: str, requirements: Sequence[str]) -> Path:
+    """The interpreter of an environment with these packages, made on first use and kept for later runs.
+
+    Programs that clients use have dependencies of their own, which must not decide about ours.
+    """
+    text = "\n".join(requirements)
+    root = os.environ.get("LIGHTSHIP_TEST_ENVIRONMENTS")
+    folder = Path(root) if root else data_home(os.environ) / "test-environments"
+    folder /= f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    python, note = folder / "bin" / "python", folder / "requirements.txt"
+    if not note.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
+        subprocess.run(install, check=True)
+        note.write_text(text, "utf-8")  # last: an installation that was cut short begins again
+    return python
+
+
+@pytest.fixture(scope="session")
+def environments() -> Callable[[str, Sequence[str]], Path]:
+    """Environments of other programs."""
+    return ensure_environment
 
 
 @dataclass(frozen=True)

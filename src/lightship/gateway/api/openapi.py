@@ -138,17 +138,24 @@ def _success(entry: ApiPath) -> Json:
     reply = _REPLIES[entry.path]
     content: Json = {"application/json": {"schema": _ref(reply.__name__) if reply else {"type": "object"}}}
     if entry.is_streamable:
-        events = [_ref(kind.__name__) for kind in _EVENTS[entry.path]]
-        content["text/event-stream"] = {
-            "schema": {
-                "type": "string",
-                "description": "With `stream: true`. "
-                + ("The last event is `[DONE]`." if entry.ends_with_done else "Each event has a name, its `type`."),
-            },
-            "x-events": events[0] if len(events) == 1 else {"oneOf": events},
-        }
+        content["text/event-stream"] = {"schema": _event(entry)}
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in RESPONSE_HEADERS}
     return {"description": "The answer.", "headers": headers, "content": content}
+
+
+def _event(entry: ApiPath) -> Json:
+    """One event of a stream, as later versions of OpenAPI describe it: its fields, and in `data` another document."""
+    kinds = [*(_ref(kind.__name__) for kind in _EVENTS[entry.path]), _ref("Error")]
+    document = {"type": "string", "contentMediaType": "application/json", "contentSchema": {"anyOf": kinds}}
+    return {
+        "type": "object",
+        "description": "With `stream: true`: one event of many. After an error none follows.",
+        "required": ["data"],
+        "properties": {
+            "event": {"type": "string"},
+            "data": {"anyOf": [{"const": "[DONE]"}, document]} if entry.ends_with_done else document,
+        },
+    }
 
 
 def _question(name: str, summary: str, schema: Json, *errors: int, content_type: str = "application/json") -> Json:
