@@ -22,18 +22,25 @@ class KeyWatch:
     A file that is not there is one without keys. One that cannot be read changes nothing: the keys of before stay.
 
     Args:
-        path: Of the file.
+        path: Of the file; None is one without keys.
         authenticator: Whose table is replaced.
         clock: Paces the looks at it.
     """
 
-    def __init__(self, path: Path, authenticator: Authenticator, clock: Clock) -> None:
+    def __init__(self, path: Path | None, authenticator: Authenticator, clock: Clock) -> None:
         self._path = path
         self._authenticator = authenticator
         self._clock = clock
         self._connection: sqlite3.Connection | None = None
         self._seen: tuple[int, int] | None = None
         self._is_broken = False
+        self._is_moved = False
+
+    def look_at(self, path: Path | None) -> None:
+        """Effects: the next `refresh` reads this file."""
+        if path != self._path:
+            self._path = path
+            self._is_moved = True
 
     async def refresh(self) -> None:
         """Effects: the authenticator has the keys that are in the file now. One call at a time."""
@@ -73,12 +80,14 @@ class KeyWatch:
         return table
 
     def _read(self) -> KeyTable | None:
-        try:
-            inode = self._path.stat().st_ino
-        except FileNotFoundError:
+        if self._is_moved:
             self.close()
-            is_news = self._seen is not None
             self._seen = None
+        inode = None if self._path is None else _inode(self._path)
+        if self._path is None or inode is None:
+            self.close()
+            is_news = self._seen is not None or self._is_moved
+            self._seen, self._is_moved = None, False
             return KeyTable() if is_news else None
         if self._seen is not None and self._seen[0] != inode:  # another file has taken its place
             self.close()
@@ -90,5 +99,12 @@ class KeyWatch:
         if self._seen == (inode, version):
             return None
         table = KeyTable(read_all(self._connection))
-        self._seen = (inode, version)
+        self._seen, self._is_moved = (inode, version), False
         return table
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None

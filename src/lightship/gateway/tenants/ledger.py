@@ -144,8 +144,10 @@ class Ledger:
         """Effects: reports as far as the store can be reached, and releases the store."""
         for account in self._accounts.values():
             account.num_taken = 0
-        await self._report(list(self._accounts.values()))
-        await self._store.aclose()
+        try:
+            await self._report(list(self._accounts.values()))
+        finally:
+            await self._store.aclose()
 
     def _open(self, tenant: str, limits: Limits, now_s: float) -> Account:
         account = self._accounts.get(tenant)
@@ -256,7 +258,10 @@ class Ledger:
     async def _report_regularly(self) -> None:
         while True:
             await self._clock.sleep(REPORT_INTERVAL_S)
-            await self.report()
+            try:
+                await self.report()
+            except Exception:  # noqa: BLE001 # a fault in reporting must not end a gateway that serves
+                _log.exception("limits and budgets were not reported")
             now_s = self._clock.monotonic_s()
             for account in [account for account in self._accounts.values() if account.is_forgettable(now_s)]:
                 del self._accounts[account.tenant]
@@ -266,7 +271,10 @@ class Ledger:
             await self._is_urgent.wait()
             self._is_urgent.clear()
             accounts, self._urgent = list(self._urgent), set()
-            await self._report(accounts)
+            try:
+                await self._report(accounts)
+            except Exception:  # noqa: BLE001 # see `_report_regularly`
+                _log.exception("limits and budgets were not reported")
 
     async def _report(self, accounts: list[Account]) -> None:
         """Effects: gives back what is free, and takes it again in advance where it was used in the last second."""
