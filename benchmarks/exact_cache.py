@@ -1,6 +1,6 @@
 """The exact response cache: what a hit takes under load, what a miss costs, and one engine call for a hundred requests.
 
-    python benchmarks/exact_cache.py [--seconds 10] [--rate 500]
+    python benchmarks/exact_cache.py [--seconds 10] [--rate 1000]
 
 A gateway process on a core of its own, with the cache on, in front of a simulated engine. Hits come on a schedule that
 waits for nobody, from as many distinct requests of 1 kB as `_NUM_REQUESTS` says; latency counts from the schedule. The
@@ -263,7 +263,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="1,2,3", help="which lines (default: all)")
     parser.add_argument("--seconds", type=float, default=10, help="length of each load (default: 10)")
-    parser.add_argument("--rate", type=float, default=500, help="hits per second (default: 500)")
+    parser.add_argument("--rate", type=float, default=1000, help="hits per second (default: 1000)")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {GENERATOR_CORE})
     steps: dict[str, Callable[[], Iterable[Line]]] = {

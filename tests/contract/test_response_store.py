@@ -15,9 +15,10 @@ from tests.redis_server import RedisServer
 from lightship.errors import UsageError
 from lightship.gateway.cache.config import CacheConfig
 from lightship.gateway.cache.memory_store import MemoryResponseStore
+from lightship.gateway.cache.opening import open_store
 from lightship.gateway.cache.redis_store import KEY_PREFIX
 from lightship.gateway.cache.sqlite_store import SqliteResponseStore, sqlite_response_store
-from lightship.gateway.cache.store import ResponseStore, open_store
+from lightship.gateway.cache.store import ResponseStore
 from lightship.gateway.state import StateConfig
 
 

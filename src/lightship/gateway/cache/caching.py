@@ -40,7 +40,7 @@ AGE = "age"
 HIT, MISS, BYPASS = "hit-exact", "miss", "bypass"
 
 AcceptableDigests = Callable[[EngineCall], Sequence[str]]
-"""The digests of the variants that may answer a call now, the one it asked for first; empty where they are unknown."""
+"""The variants that may answer a call now, as `x-served-variant` tells them, the one it asked for first."""
 
 _CACHED_PATHS = frozenset({CHAT_COMPLETIONS, COMPLETIONS})
 # Pieces of a replayed stream: large enough to cost little, small enough for a server's write buffer.
@@ -124,8 +124,7 @@ class CachedEngine:
             form = replayed(answer, path=call.path, is_streaming=request.is_streaming, wants_usage=request.wants_usage)
             if form is not None:
                 content_type, body = form
-                # A rung of unknown digest is missing in the list, so the first need not be the one that was asked for.
-                is_asked = place == 0 and answer.rung <= call.rung
+                is_asked = place == 0 and answer.rung <= call.rung  # a list may begin with a lower rung
                 return _hit(call, answer, content_type, body, age_s=max(0.0, age_s), is_asked=is_asked)
         return None
 
@@ -138,7 +137,6 @@ class CachedEngine:
             request.key.digest,
             request.is_streaming,
             request.wants_usage,
-            call.served_model,
             call.rung,
             call.is_pinned,
             terms.priority,
@@ -173,6 +171,7 @@ class CachedEngine:
                 call.body,
                 tenant=terms.tenant,
                 path=call.path,
+                served_model=call.served_model,
                 deterministic_only=config.deterministic_only,
                 accepts_seed=config.accepts_seed,
             )

@@ -1,8 +1,9 @@
 """Which requests are the same: the key an answer is stored under, and who may have it.
 
-Pure. A key covers the tenant, the path, the digest of the variant that answered and every field of the request that may
-change the answer, known or not. Left out are only fields that cannot change it, in `_IRRELEVANT_FIELDS`; the model's
-name is one, because names move from variant to variant, and digests do not.
+Pure. A key covers the tenant, the served model, the path, the digest of the variant that answered and every field of
+the request that may change the answer, known or not. Left out are only fields that cannot change it, in
+`_IRRELEVANT_FIELDS`; the name a client calls the model by is one, because names move from variant to variant, and
+digests do not.
 """
 
 from __future__ import annotations
@@ -90,9 +91,24 @@ class CacheableRequest(msgspec.Struct, frozen=True, gc=False):
 
 
 def read_cacheable(
-    body: bytes, *, tenant: str, path: str, deterministic_only: bool = True, accepts_seed: bool = False
+    body: bytes,
+    *,
+    tenant: str,
+    path: str,
+    served_model: str = "",
+    deterministic_only: bool = True,
+    accepts_seed: bool = False,
 ) -> CacheableRequest:
     """What the cache has to know of a request.
+
+    Args:
+        body: The request.
+        tenant: Whose it is.
+        path: Where it was sent.
+        served_model: The configured name behind the one it asks for; a variant without a digest is only a name, and two
+            models may have one of the same.
+        deterministic_only: Whether other requests are refused.
+        accepts_seed: Whether a seed makes it deterministic.
 
     Raises: BypassError: it is not for the cache, or could be read in two ways.
 
@@ -111,7 +127,7 @@ def read_cacheable(
     is_streaming = request.get("stream") is True
     wants_usage = _wants_usage(request.get("stream_options")) and is_streaming
     canonical = canonical_form(body, request)
-    scope = msgspec.json.encode((_FORMAT, tenant, path))
+    scope = msgspec.json.encode((_FORMAT, tenant, served_model, path))
     return CacheableRequest(ScopedKey(sha256(scope + b"\n" + canonical).digest()), is_streaming, wants_usage)
 
 

@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 # A writer waits this long for another process; a cache that is busier is not worth waiting for.
 _BUSY_TIMEOUT_S = 0.2
+# At the start several processes make the file at a time, on a disk that may be slow.
+_OPEN_TIMEOUT_S = 5.0
 _USED_RESOLUTION_S = 60.0
 # Entries that make room at once, so that a write stays short.
 _EVICTED_AT_ONCE = 64
@@ -204,11 +206,12 @@ class SqliteResponseStore:
             self._connect()
 
     def _connect(self) -> None:
-        self._writes = self._connection(busy_timeout_s=_BUSY_TIMEOUT_S)
+        self._writes = self._connection(busy_timeout_s=_OPEN_TIMEOUT_S)
         try:
             self._writes.execute("PRAGMA journal_mode = WAL")
             self._writes.execute("PRAGMA synchronous = OFF")  # what a power cut takes is asked for again
             self._make_schema()
+            self._writes.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000:.0f}")
             reads = self._connection(busy_timeout_s=0.0)  # the event loop waits for nobody
             reads.execute("PRAGMA query_only = ON")
             self._reads = reads

@@ -1,4 +1,4 @@
-"""Where answers are kept: one Protocol, and the choice among its implementations.
+"""Where answers are kept.
 
 A store keeps bytes under keys for a time and within a size. It is a cache: it may forget anything at any moment, and
 what goes wrong in it reads as "not there".
@@ -6,18 +6,8 @@ what goes wrong in it reads as "not there".
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
-
-from lightship.errors import UsageError
-from lightship.gateway.cache.config import CacheConfig
-from lightship.gateway.state import StateConfig
-from lightship.ports.clock import Clock
-
-_REDIS_HINT = "Install lightship[redis], or take the Redis address out of the configuration."
 
 
 @dataclass(slots=True)
@@ -53,28 +43,3 @@ class ResponseStore(Protocol):
     def resize(self, *, max_bytes: int) -> None:
         """Another bound for all values together; entries over it go at once or with the next `put`."""
         ...
-
-
-@asynccontextmanager
-async def open_store(config: CacheConfig, state: StateConfig, *, clock: Clock) -> AsyncIterator[ResponseStore]:
-    """The store that a gateway's state asks for; it is closed with the block.
-
-    Raises: UsageError: the folder cannot be written, or the client library of Redis is not installed.
-    """
-    from lightship.gateway.cache.memory_store import MemoryResponseStore  # each leaf brings its own imports
-
-    if state.redis_url:
-        try:
-            from lightship.gateway.cache.redis_store import redis_response_store
-        except ImportError as error:
-            raise UsageError("answers are to be kept in Redis, but its client is missing", hint=_REDIS_HINT) from error
-        async with redis_response_store(state.redis_url, timeout_s=state.redis_timeout_s, clock=clock) as redis_store:
-            yield redis_store
-    elif state.folder:
-        from lightship.gateway.cache.sqlite_store import sqlite_response_store
-
-        path = Path(state.folder) / "responses.sqlite"
-        async with sqlite_response_store(path, max_bytes=config.max_bytes, clock=clock) as sqlite_store:
-            yield sqlite_store
-    else:
-        yield MemoryResponseStore(max_bytes=config.max_bytes, clock=clock)

@@ -20,9 +20,20 @@ from lightship.gateway.cache.key import (
 CHAT = "/v1/chat/completions"
 
 
-def read(body: bytes | dict[str, Any], *, tenant: str = "t", path: str = CHAT, **options: bool) -> CacheableRequest:
+def read(
+    body: bytes | dict[str, Any],
+    *,
+    tenant: str = "t",
+    path: str = CHAT,
+    deterministic_only: bool = True,
+    accepts_seed: bool = False,
+) -> CacheableRequest:
     return read_cacheable(
-        body if isinstance(body, bytes) else json.dumps(body).encode(), tenant=tenant, path=path, **options
+        body if isinstance(body, bytes) else json.dumps(body).encode(),
+        tenant=tenant,
+        path=path,
+        deterministic_only=deterministic_only,
+        accepts_seed=accepts_seed,
     )
 
 
@@ -79,6 +90,11 @@ def test_key_tenant_path_and_variant_are_part_of_it() -> None:
     keys = {read(ONE, tenant=tenant, path=path).key for tenant in ("", "a", "b") for path in (CHAT, "/v1/completions")}
     assert len(keys) == 6
     assert len({key.for_variant(digest) for key in keys for digest in ("", "sha256:1", "sha256:2")}) == 18
+
+
+def test_key_served_models_do_not_share_the_name_of_a_variant() -> None:
+    keys = {read_cacheable(ONE, tenant="t", path=CHAT, served_model=model).key for model in ("a", "b")}
+    assert len({key.for_variant("default") for key in keys}) == 2
 
 
 def test_key_tenant_and_path_cannot_be_shifted_into_each_other() -> None:
