@@ -35,7 +35,7 @@ def ensure_environment(name: str, requirements: Sequence[str]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
         install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
-        subprocess.run(install, check=True)
+        subprocess.run(install, check=True, stderr=subprocess.DEVNULL)
         note.write_text(text, "utf-8")  # last: an installation that was cut short begins again
     return python
 
