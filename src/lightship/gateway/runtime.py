@@ -11,13 +11,15 @@ from lightship.engines.remote import RemoteEngine, upstream_session
 from lightship.errors import UsageError
 from lightship.gateway.api.responding import ResponsesEngine
 from lightship.gateway.app import GatewayApp
-from lightship.gateway.cache.store import ResponseStore, open_store
+from lightship.gateway.cache.opening import open_store
+from lightship.gateway.cache.store import ResponseStore
 from lightship.gateway.catalog import ModelCatalog
 from lightship.gateway.config import GatewayConfig, ReplicaConfig
 from lightship.gateway.routing.pool import ReplicaPool
 from lightship.gateway.routing.replica import Replica
 from lightship.gateway.stack import Stack, build_stack
 from lightship.gateway.telemetry import GatewayTelemetry
+from lightship.gateway.tenants.running import Tenants, running_tenants
 from lightship.ports.clock import Clock, SystemClock
 from lightship.transport.pool import ConnectionPool
 
@@ -34,6 +36,7 @@ class RunningGateway:
     app: GatewayApp
     pool: ReplicaPool
     stack: Stack
+    tenants: Tenants
     telemetry: GatewayTelemetry
     session: ConnectionPool
     environment: Mapping[str, str]
@@ -50,6 +53,7 @@ class RunningGateway:
             routing=config.routing,
             served_model=config.model_name,
         )
+        await self.tenants.apply(config.tenants)
         self.stack.apply(config)
         self.telemetry.watch_replicas(self.pool)
         self.app.apply(config)
@@ -127,13 +131,28 @@ async def reloadable_gateway(
         responses = None
         if config.cache is not None:
             responses = await resources.enter_async_context(open_store(config.cache, config.state, clock=clock))
+        tenants = await resources.enter_async_context(
+            running_tenants(
+                config.tenants,
+                config.state,
+                clock=clock,
+                on_key_failure=telemetry.record_key_failure,
+                num_processes=config.server.workers,
+            )
+        )
         app, pool, stack = _assemble(
-            config, replicas, clock=clock, telemetry=telemetry, exposition=exposition, responses=responses
+            config,
+            replicas,
+            clock=clock,
+            telemetry=telemetry,
+            tenants=tenants,
+            exposition=exposition,
+            responses=responses,
         )
         if stack.cached is not None:
             await resources.enter_async_context(stack.cached.running())
         await resources.enter_async_context(pool.watching())
-        yield RunningGateway(app, pool, stack, telemetry, session, environment)
+        yield RunningGateway(app, pool, stack, tenants, telemetry, session, environment)
 
 
 @asynccontextmanager
@@ -149,6 +168,7 @@ def _assemble(
     *,
     clock: Clock,
     telemetry: GatewayTelemetry,
+    tenants: Tenants,
     exposition: Exposition | None,
     responses: ResponseStore | None = None,
 ) -> tuple[GatewayApp, ReplicaPool, Stack]:
@@ -160,13 +180,14 @@ def _assemble(
         served_model=config.model_name,
     )
     telemetry.watch_replicas(pool)
-    stack = build_stack(pool, config, telemetry=telemetry, clock=clock, responses=responses)
+    stack = build_stack(pool, config, telemetry=telemetry, clock=clock, ledger=tenants.ledger, responses=responses)
     app = GatewayApp(
         config,
         engine=stack.top,
         catalog=ModelCatalog(config.model_name, config.replicas, created_unix_s=clock.unix_s()),
         pool=pool,
         telemetry=telemetry,
+        authenticator=tenants.authenticator,
         clock=clock,
         exposition=exposition,
     )

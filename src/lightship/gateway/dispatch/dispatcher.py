@@ -115,7 +115,9 @@ class Dispatcher:
         return self._queue(ticket, ladder, num_ahead, now_s)
 
     def acceptable_digests(self, call: EngineCall) -> list[str]:
-        """The variants whose answers a call accepts, the one it asked for first; those of unknown digest left out."""
+        """The variants whose answers a call accepts, the one it asked for first, as `x-served-variant` tells them: by
+        digest, or by name where no digest is known.
+        """
         ladder = self.ladders.get(call.served_model)
         if ladder is None or call.rung >= len(ladder.config.rungs):
             return []
@@ -123,7 +125,7 @@ class Dispatcher:
         terms = call.terms
         below = [] if call.is_pinned or terms.degrade is Degrade.NEVER else rungs[call.rung + 1 :]
         accepted = [rungs[call.rung], *(one for one in below if 1 - one.cautious_loss >= terms.min_quality)]
-        return [one.variant_digest for one in accepted if one.variant_digest]
+        return [one.variant_digest or one.variant_name for one in accepted]
 
     def withdraw(self, ticket: Ticket) -> None:
         """The client of a waiting request has left."""
