@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,10 @@ from lightship.engines.process import WorkerProcess, free_port
 from lightship.engines.simulated.adapter import SimulatedAdapter
 from lightship.engines.simulated.config import SimulatedWorkerConfig
 from lightship.gateway.config import GatewayConfig, ReplicaConfig, encode_config
+from lightship.gateway.tenants.config import LimitConfig, TenantsConfig
+from lightship.gateway.tenants.key_store import KeyStore
+from lightship.gateway.tenants.keys import KeyScopes
+from lightship.ports.clock import SystemClock
 from lightship.ports.engine_profile import EngineLimits, EngineProfile, ProfileOrigin, ProfileSource, StepCosts
 from lightship.testing.raw_upstream import RawScript, RawUpstream
 
@@ -67,10 +72,33 @@ ENGINES = {
 }
 
 
+@dataclass(frozen=True)
+class Served:
+    """A gateway's address, and keys for it by the tenants whose they are."""
+
+    url: str
+    keys: Mapping[str, str]
+
+
+TENANTS = {
+    "plain": None,
+    "hasty": LimitConfig(requests_per_min=1),
+    "broke": LimitConfig(daily_tokens=1),
+}
+
+
+def make_keys(path: Path) -> dict[str, str]:
+    """A key for each tenant, and one that may use one model only."""
+    store = KeyStore(path, SystemClock())
+    keys = {tenant: store.create(tenant=tenant)[0] for tenant in TENANTS}
+    return {**keys, "narrow": store.create(tenant="plain", scopes=KeyScopes(models=frozenset({"other"})))[0]}
+
+
 @pytest.fixture(scope="session")
-def gateway_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A gateway: model `good` is simulated, the others do as their names say."""
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A gateway that asks for keys: model `good` is simulated, the others do as their names say."""
     folder = tmp_path_factory.mktemp("clients")
+    keys = make_keys(folder / "keys.db")
     source = ProfileSource(origin=ProfileOrigin.ASSUMED, description="test")
     worker = SimulatedWorkerConfig(
         model_name="good",
@@ -97,8 +125,16 @@ def gateway_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             )
             for name in ENGINES
         ]
-        config = GatewayConfig(model_name="good", replicas=tuple(replicas), port=0, max_attempts=1, drain_timeout_s=5)
-        yield from _serve(config, folder)
+        tenants = TenantsConfig(
+            keys_path=str(folder / "keys.db"),
+            are_keys_required=True,
+            limits={tenant: limit for tenant, limit in TENANTS.items() if limit is not None},
+        )
+        config = GatewayConfig(
+            model_name="good", replicas=tuple(replicas), port=0, max_attempts=1, drain_timeout_s=5, tenants=tenants
+        )
+        for url in _serve(config, folder):
+            yield Served(url, keys)
         runner.run(process.stop(drain_timeout_s=5.0))
 
 
@@ -119,8 +155,9 @@ def _serve(config: GatewayConfig, folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def client_environment(gateway_url: str) -> dict[str, str]:
+def client_environment(served: Served) -> dict[str, str]:
     """What the suite inside the clients' environment is told. No other address may be reached."""
     quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LANGSMITH_TRACING": "false", "NO_PROXY": "*"}
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    return {**kept, **quiet, "LIGHTSHIP_GATEWAY_URL": gateway_url, "OPENAI_API_KEY": "unused"}
+    keys = {f"LIGHTSHIP_KEY_{name.upper()}": key for name, key in served.keys.items()}
+    return {**kept, **quiet, **keys, "LIGHTSHIP_GATEWAY_URL": served.url}

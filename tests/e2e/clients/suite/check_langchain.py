@@ -10,10 +10,11 @@ import pytest
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings  # type: ignore[import-not-found]
 
 URL = os.environ["LIGHTSHIP_GATEWAY_URL"]
+KEY = os.environ["LIGHTSHIP_KEY_PLAIN"]
 
 
 def chat(model: str = "good", **fields: Any) -> Any:
-    return ChatOpenAI(model=model, base_url=f"{URL}/v1", api_key="unused", max_retries=0, **fields)
+    return ChatOpenAI(model=model, base_url=f"{URL}/v1", api_key=KEY, max_retries=0, **fields)
 
 
 def test_chat_whole_with_usage() -> None:
@@ -35,7 +36,7 @@ def test_chat_in_a_batch() -> None:
 
 
 def test_completion() -> None:
-    model = OpenAI(model="good", base_url=f"{URL}/v1", api_key="unused", max_tokens=6, max_retries=0)
+    model = OpenAI(model="good", base_url=f"{URL}/v1", api_key=KEY, max_tokens=6, max_retries=0)
     assert model.invoke("Once upon a time")
 
 
@@ -53,7 +54,7 @@ def test_responses_whole_and_streamed() -> None:
 
 def test_embeddings_are_refused_where_the_engine_has_none() -> None:
     model = OpenAIEmbeddings(
-        model="good", base_url=f"{URL}/v1", api_key="unused", check_embedding_ctx_length=False, max_retries=0
+        model="good", base_url=f"{URL}/v1", api_key=KEY, check_embedding_ctx_length=False, max_retries=0
     )
     with pytest.raises(openai.NotFoundError):
         model.embed_query("x")

@@ -9,12 +9,13 @@ import litellm  # type: ignore[import-not-found]
 import pytest
 
 URL = os.environ["LIGHTSHIP_GATEWAY_URL"]
+KEY = os.environ["LIGHTSHIP_KEY_PLAIN"]
 MESSAGES = [{"role": "user", "content": "Tell me a story"}]
 litellm.telemetry = False
 
 
 def options(model: str = "good", **fields: Any) -> dict[str, Any]:
-    return {"model": f"openai/{model}", "api_base": f"{URL}/v1", "api_key": "unused", "max_retries": 0, **fields}
+    return {"model": f"openai/{model}", "api_base": f"{URL}/v1", "api_key": KEY, "max_retries": 0, **fields}
 
 
 def test_chat_whole_and_streamed() -> None:
@@ -68,3 +69,8 @@ def test_refusal_that_is_over_soon_is_repeated() -> None:
     fields = options("says-503-twice", messages=MESSAGES)
     fields["max_retries"] = 2
     assert litellm.completion(**fields).choices[0].message.content == "at last"
+
+
+def test_wrong_key_is_an_authentication_error() -> None:
+    with pytest.raises(litellm.AuthenticationError):
+        litellm.completion(**{**options(messages=MESSAGES), "api_key": "sk-other"})

@@ -12,12 +12,13 @@ import openai
 import pytest
 
 URL = os.environ["LIGHTSHIP_GATEWAY_URL"]
+KEY = os.environ["LIGHTSHIP_KEY_PLAIN"]
 MESSAGES: list[Any] = [{"role": "user", "content": "Tell me a story"}]
 
 
 @pytest.fixture
 def client() -> Iterator[Any]:
-    with openai.OpenAI(base_url=f"{URL}/v1", api_key="unused", timeout=30) as made:
+    with openai.OpenAI(base_url=f"{URL}/v1", api_key=KEY, timeout=30) as made:
         yield made
 
 
@@ -173,10 +174,51 @@ def test_client_timeout_is_the_clients_own(client: Any) -> None:
 
 def test_many_requests_at_once() -> None:
     async def run() -> list[str | None]:
-        async with openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key="unused", timeout=60) as client:
+        async with openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key=KEY, timeout=60) as client:
             replies = await asyncio.gather(
                 *(client.chat.completions.create(model="good", messages=MESSAGES, max_tokens=4) for _ in range(64))
             )
         return [reply.choices[0].message.content for reply in replies]
 
     assert all(asyncio.run(run()))
+
+
+def with_key(client: Any, key: str) -> Any:
+    return client.with_options(api_key=key)
+
+
+@pytest.mark.parametrize("key", ["sk-other", "ls-aaaaaaaa-" + "A" * 43])
+def test_wrong_key_is_an_authentication_error(client: Any, key: str) -> None:
+    with pytest.raises(openai.AuthenticationError) as caught:
+        with_key(client, key).chat.completions.create(model="good", messages=MESSAGES)
+    assert caught.value.code == "invalid_api_key"
+    with pytest.raises(openai.AuthenticationError):
+        with_key(client, key).models.list()
+
+
+def test_model_that_a_key_may_not_use_does_not_exist_for_it(client: Any) -> None:
+    narrow = with_key(client, os.environ["LIGHTSHIP_KEY_NARROW"])
+    with pytest.raises(openai.NotFoundError) as caught:
+        narrow.chat.completions.create(model="good", messages=MESSAGES)
+    assert "good" not in str(caught.value).replace("'good'", "")
+    assert list(narrow.models.list()) == []
+
+
+def test_rate_limit_of_the_callers_own_is_a_rate_limit_error_with_a_time_to_wait(client: Any) -> None:
+    hasty = with_key(client, os.environ["LIGHTSHIP_KEY_HASTY"]).with_options(max_retries=0)
+    hasty.chat.completions.create(model="good", messages=MESSAGES, max_tokens=1)
+    with pytest.raises(openai.RateLimitError) as caught:
+        hasty.chat.completions.create(model="good", messages=MESSAGES, max_tokens=1)
+    headers = caught.value.response.headers
+    assert headers["x-reject-reason"] == "rate-limit"
+    assert 0 < int(headers["retry-after"]) <= 66
+
+
+def test_exhausted_budget_is_not_tried_again(client: Any) -> None:
+    broke = with_key(client, os.environ["LIGHTSHIP_KEY_BROKE"])
+    started_s = time.monotonic()
+    with pytest.raises(openai.RateLimitError) as caught:
+        broke.chat.completions.create(model="good", messages=MESSAGES, max_tokens=1)
+    assert caught.value.response.headers["x-should-retry"] == "false"
+    assert caught.value.response.request.headers["x-stainless-retry-count"] == "0"
+    assert time.monotonic() - started_s < 5
