@@ -99,3 +99,45 @@ def test_client_prompt_over_the_context_is_refused(client: openai.OpenAI) -> Non
     with pytest.raises(openai.BadRequestError, match="context length") as caught:
         client.completions.create(model="fairytales", prompt="fox " * 3000, max_tokens=5)
     assert caught.value.code == "context_length_exceeded"
+
+
+def test_client_responses_answer_what_chat_answers(client: openai.OpenAI) -> None:
+    messages: list[Any] = [{"role": "user", "content": "The Fox and the Lantern"}]
+    chat = client.chat.completions.create(model="fairytales", messages=messages, max_tokens=24, temperature=0)
+    reply = client.responses.create(model="fairytales", input=messages, max_output_tokens=24, temperature=0)
+    assert reply.output_text == chat.choices[0].message.content
+    assert (reply.status, reply.id[:5]) == ("incomplete", "resp_")
+    assert reply.usage is not None
+    assert chat.usage is not None
+    assert (reply.usage.input_tokens, reply.usage.output_tokens) == (chat.usage.prompt_tokens, 24)
+
+
+def test_client_responses_stream_pieces_make_the_whole_answer(client: openai.OpenAI) -> None:
+    options: dict[str, Any] = {"model": "fairytales", "input": "The Fox", "max_output_tokens": 16, "temperature": 0}
+    whole = client.responses.create(**options)
+    events: list[Any] = list(client.responses.create(**options, stream=True))
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == whole.output_text
+    assert (events[0].type, events[-1].type) == ("response.created", "response.incomplete")
+    assert events[-1].response.usage == whole.usage
+
+
+def test_client_responses_field_that_the_engine_lacks_is_named_as_the_client_knows_it(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.responses.create(model="fairytales", input="x", text={"format": {"type": "json_object"}})
+    assert caught.value.param == "text.format"
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.responses.create(model="fairytales", input="fox " * 3000)
+    assert (caught.value.param, caught.value.code) == ("input", "context_length_exceeded")
+
+
+def test_client_tokens_are_counted_through_the_gateway(client: openai.OpenAI) -> None:
+    model = "fairytales"
+    told: Any = client.post("/tokenize", cast_to=object, body={"model": model, "prompt": "The Fox"})
+    back: Any = client.post("/detokenize", cast_to=object, body={"model": model, "tokens": told["tokens"]})
+    assert told["count"] == len(told["tokens"])
+    assert back["prompt"] == "The Fox"
+
+
+def test_client_embeddings_of_a_generation_model_are_not_found(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="no embeddings"):
+        client.embeddings.create(model="fairytales", input="x")
