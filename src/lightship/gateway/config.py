@@ -22,6 +22,7 @@ from lightship.gateway.dispatch.config import DispatchConfig, LadderConfig, Rung
 from lightship.gateway.routing.config import RoutingConfig, routing_problems
 from lightship.gateway.server_config import ServerConfig, server_problems
 from lightship.gateway.state import StateConfig, state_problems
+from lightship.gateway.tenants.config import TenantsConfig, tenants_problems
 from lightship.ports.engine import HopTimeouts
 
 # What may stand in a header or a metric label without quoting.
@@ -36,9 +37,9 @@ class ReplicaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     `rung` its place on the ladder of that name, 0 at the top. An empty `variant_digest` means that the replica itself
     says which variant it serves. `api_key_env` names the environment variable that holds its key.
 
-    The rest is for `routing`: `max_concurrency` bounds the attempts under way; replicas with the same `device` share
-    its capacity, "" is a device of its own; `weight` is its capacity in relation to its peers. The rates are the whole
-    replica's at its usual concurrency; None takes those of `RoutingConfig`.
+    The rest is for `routing`: `max_concurrency` bounds the attempts under way, of all processes; replicas with the same
+    `device` share its capacity, "" is a device of its own; `weight` is its capacity in relation to its peers. The rates
+    are the whole replica's at its usual concurrency; None takes those of `RoutingConfig`.
     """
 
     name: str
@@ -78,6 +79,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     health_interval_s: float = 1.0
     dispatch: DispatchConfig = DispatchConfig()
     cache: CacheConfig | None = None
+    tenants: TenantsConfig = TenantsConfig()
     routing: RoutingConfig = RoutingConfig()
     state: StateConfig = StateConfig()
     server: ServerConfig = ServerConfig()
@@ -169,6 +171,7 @@ def config_problems(config: GatewayConfig) -> Iterable[str]:
     if config.cache is not None:
         yield from (f"cache.{problem}" for problem in cache_problems(config.cache))
     yield from (f"routing.{problem}" for problem in routing_problems(config.routing))
+    yield from (f"tenants.{problem}" for problem in tenants_problems(config.tenants))
     yield from (f"state.{problem}" for problem in state_problems(config.state))
     yield from (f"server.{problem}" for problem in server_problems(config.server))
     if config.server.workers > 1 and not config.state.folder and not config.state.redis_url:

@@ -12,6 +12,7 @@ looks idle in them. Health checks count nothing here.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from lightship.gateway.routing.picking import DeviceLoad, ReplicaState
@@ -44,6 +45,10 @@ class OutputLengths:
         if recent is None:
             recent = self._recent[key] = RecentValues(self._quantile)
         recent.add(num_tokens)
+
+    def keep(self, rungs: Container[tuple[str, int]]) -> None:
+        """Effects: forgets the routes to rungs that are not among these (model, rung) pairs."""
+        self._recent = {route: recent for route, recent in self._recent.items() if route[1:] in rungs}
 
     def expected(self, path: str, *, served_model: str, rung: int, most: int) -> int:
         """Tokens a new answer is taken to have; `most` is the request's own bound, 0 where there is none."""

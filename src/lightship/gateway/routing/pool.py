@@ -84,6 +84,7 @@ class ReplicaPool:
         interval_s: Between two probes of a replica.
         routing: How requests are shared.
         served_model: The name clients send for replicas that name no other one.
+        num_processes: Gateway processes that share the replicas: each may use its part of a replica's concurrency.
         draw: Random numbers in [0, 1), for pauses of breakers.
         secret: Keys the prefix index; drawn where none is given.
 
@@ -98,6 +99,7 @@ class ReplicaPool:
         interval_s: float,
         routing: RoutingConfig = DEFAULT_ROUTING,
         served_model: str = "",
+        num_processes: int = 1,
         draw: Callable[[], float] = random.random,
         secret: bytes = b"",
     ) -> None:
@@ -107,6 +109,7 @@ class ReplicaPool:
         self.sessions = SessionTable(routing.session_capacity)
         self.states: list[ReplicaState] = []
         self._served_model = served_model
+        self._num_processes = num_processes
         self._draw = draw
         self._secret = secret or os.urandom(32)
         self._prefixes = self._new_index()
@@ -133,7 +136,7 @@ class ReplicaPool:
         return any(state.is_ready and state.rung == rung for state in self.states)
 
     def is_up(self, served_model: str, rung: int) -> bool:
-        """Whether a rung of a model has a replica that takes requests; a breaker or an ejection never takes the last."""
+        """Whether a rung of a model has a replica that takes requests; breakers and ejections never take the last."""
         return any(state.is_ready for state in self._rungs.get((served_model or self._served_model, rung), ()))
 
     def rung_load(self, rung: int, *, served_model: str = "") -> RungLoad:
@@ -333,7 +336,13 @@ class ReplicaPool:
         if device is None:
             mine = replica.state.device
             device = DeviceLoad() if mine in self._devices.values() else mine
-        replica.apply(config, self.routing, served_model=config.served_model or self._served_model, device=device)
+        replica.apply(
+            config,
+            self.routing,
+            served_model=config.served_model or self._served_model,
+            device=device,
+            num_processes=self._num_processes,
+        )
 
     def _note_replicas_changed(self) -> None:
         replicas = self._replicas.values()
@@ -346,6 +355,10 @@ class ReplicaPool:
             for replica in replicas
             for state in [replica.state]
         }
+        self._lengths.keep(self._rungs)
+        self._first_bytes = {key: recent for key, recent in self._first_bytes.items() if key[1:3] in self._rungs}
+        for key in [key for key in self.counts.ejections if key[0] not in self._replicas]:
+            del self.counts.ejections[key]
         named = {replica.config.device for replica in replicas}
         self._devices = {name: device for name, device in self._devices.items() if name in named}
 

@@ -54,12 +54,21 @@ class Replica:
         self.ejected_until_s = 0.0
         self.num_ejections_in_a_row = 0
 
-    def apply(self, config: ReplicaConfig, routing: RoutingConfig, *, served_model: str, device: DeviceLoad) -> None:
+    def apply(
+        self,
+        config: ReplicaConfig,
+        routing: RoutingConfig,
+        *,
+        served_model: str,
+        device: DeviceLoad,
+        num_processes: int,
+    ) -> None:
         """Effects: from now on it is this; what is under way stays counted."""
         self.config = config
         state = self.state
         state.rung, state.served_model, state.weight = config.rung, served_model, config.weight
-        state.max_in_flight = config.max_concurrency or UNLIMITED
+        most = config.max_concurrency
+        state.max_in_flight = UNLIMITED if most is None else max(1, most // num_processes)
         self.breaker.apply(routing.breaker)
         self.ledger.apply(_rates(config, routing), device)
 

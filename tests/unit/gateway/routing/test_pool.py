@@ -337,6 +337,12 @@ def test_balanced_full_replicas_say_saturated() -> None:
     run_in_virtual_time(run())
 
 
+def test_pool_several_processes_share_a_replicas_concurrency() -> None:
+    one = replica(STREAM, "r0", max_concurrency=8)
+    ReplicaPool([one], clock=LoopClock(), interval_s=1, num_processes=3)
+    assert one.state.max_in_flight == 2
+
+
 def test_balanced_sends_the_replicas_own_model_name_and_trusts_the_configured_digest() -> None:
     async def run() -> None:
         reply = FakeReply(headers={"content-type": "text/plain", "x-served-variant": "lie", "x-degraded": "lie"})
@@ -440,9 +446,11 @@ def test_pool_apply_keeps_who_stays_and_lets_the_others_finish() -> None:
             new = replica(STREAM, "r2")
             assert isinstance(new.engine, FakeEngine)
             new.engine.probe_result = ProbeResult.NOT_READY
-            await pool.apply([replica(STREAM, "r0", weight=2.0), new], interval_s=1)
+            again = replica(STREAM, "r0", weight=2.0)
+            await pool.apply([again, new], interval_s=1)
 
             assert pool["r0"] is before
+            assert pool["r0"].engine is again.engine  # reached in the new way from now on
             assert (pool["r0"].state.num_in_flight, pool["r0"].state.weight) == (1, 2.0)
             assert {(await read(engine, call())).replica for _ in range(4)} == {"r0"}  # the new one is not ready
             new.engine.probe_result = ProbeResult.READY
