@@ -182,8 +182,9 @@ class Ledger:
                     return account.take(num_tokens, nanousd)
                 if refusal := account.standing_refusal(now_s, num_tokens, nanousd):
                     return refusal
-            else:
-                account.drop_free()  # others may have taken it, or it was granted by another day's budget
+            # Asked for as a whole, so that the store can tell whether it would ever fit; and where the lease or the day
+            # is over, what was free is no longer ours.
+            account.drop_free()
             account.num_tokens, account.nanousd = num_tokens, nanousd
             need = account.missing(num_tokens, nanousd)
             extra = account.advance(account.num_asking + _ADVANCE_REQUESTS)

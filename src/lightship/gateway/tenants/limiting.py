@@ -127,7 +127,9 @@ class _Limited:
         reply, call = self._reply, self._call
         usage = reply.usage
         num_prompt_tokens = num_output_tokens = 0
-        if reply.status == 200 and not reply.headers.get(_CACHE_HEADER, "").startswith("hit"):
+        is_hit = reply.headers.get(_CACHE_HEADER, "").startswith("hit")
+        # One who reads along with another's call takes over the bill when the other one leaves.
+        if reply.status == 200 and (not is_hit or usage.num_output_tokens):
             num_prompt_tokens = usage.num_prompt_tokens if usage.is_reported else call.terms.num_prompt_tokens
             num_output_tokens = usage.num_output_tokens
         self._ledger.settle(

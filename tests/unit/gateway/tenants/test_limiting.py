@@ -166,9 +166,19 @@ def test_open_stream_breaks_costs_prompt_and_counted_events() -> None:
 def test_open_answer_from_the_cache_costs_nothing() -> None:
     async def main() -> None:
         hit = FakeReply(headers={"content-type": "application/json", "x-cache": "hit-exact"})
-        setup = limited(always(hit), daily_tokens=10_000)
+        setup = limited(always(hit), usage=TokenUsage(), daily_tokens=10_000)
         await setup.ask()
         assert setup.spent() == (0, 0)
+
+    run(main())
+
+
+def test_open_answer_of_a_shared_call_whose_caller_left_is_paid_by_who_stayed() -> None:
+    async def main() -> None:
+        hit = FakeReply(headers={"content-type": "application/json", "x-cache": "hit-exact"})
+        setup = limited(always(hit), daily_tokens=10_000)
+        await setup.ask()
+        assert setup.spent() == (100, 90 * 1000 + 10 * 2000)
 
     run(main())
 
