@@ -54,7 +54,8 @@ def axes(curves: tuple[Curve, ...]) -> tuple[Axis, Axis]:
     lowest = min(y for curve in curves for _, y in curve.points)
     highest = min(2.0, max(y for curve in curves for _, y in curve.points))
     y_low, y_high = int(lowest * 10) / 10, (int(highest * 10) + 1) / 10
-    x_ticks = tuple(float(x) for x in range(0, int(most_tokens) + 1, 2))
+    x_step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200) if most_tokens / step <= 12 or step == 200)
+    x_ticks = tuple(float(x) for x in range(0, int(most_tokens) + 1, x_step))
     y_ticks = tuple(round(y_low + 0.1 * i, 1) for i in range(round((y_high - y_low) * 10) + 1))
     x_axis = Axis(0, most_tokens, LEFT, WIDTH - RIGHT, x_ticks)
     return x_axis, Axis(y_low, y_high, HEIGHT - BOTTOM, TOP, y_ticks)
