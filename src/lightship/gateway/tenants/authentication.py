@@ -16,6 +16,8 @@ from lightship.wire.errors import ApiError, key_missing, key_refused, keys_contr
 
 # No key of anybody's is longer; the rest of a header is not hashed.
 _MAX_KEY_BYTES = 512
+# Below every class that can be configured.
+_LEAST_IMPORTANCE = -(2**31)
 
 
 class KeyFailure(StrEnum):
@@ -46,7 +48,12 @@ class Principal:
         if not self.scopes.max_priority:
             return math.inf
         importance = importance_of(self.scopes.max_priority)
-        return -math.inf if importance is None else importance
+        return _LEAST_IMPORTANCE if importance is None else importance
+
+    def default_priority(self, importance_of: Callable[[str], int | None]) -> str:
+        """Class of its requests that name none; "", the gateway's default, where its own is not configured any more."""
+        own = self.scopes.priority
+        return own if own and importance_of(own) is not None else ""
 
 
 ANONYMOUS = Principal()

@@ -119,4 +119,11 @@ def test_max_importance_of_a_class_that_is_gone_is_the_least() -> None:
     importance = {"low": 0, "high": 5}
     assert Principal().max_importance(importance.get) == math.inf
     assert Principal(scopes=KeyScopes(max_priority="high")).max_importance(importance.get) == 5
-    assert Principal(scopes=KeyScopes(max_priority="gone")).max_importance(importance.get) == -math.inf
+    assert Principal(scopes=KeyScopes(max_priority="gone")).max_importance(importance.get) < -1000
+
+
+def test_default_priority_of_a_class_that_is_gone_is_the_gateways() -> None:
+    importance = {"low": 0}
+    assert Principal(scopes=KeyScopes(priority="low")).default_priority(importance.get) == "low"
+    assert Principal(scopes=KeyScopes(priority="gone")).default_priority(importance.get) == ""
+    assert Principal().default_priority(importance.get) == ""
