@@ -185,7 +185,8 @@ def gateway_process(config: GatewayConfig, folder: Path) -> Iterator[GatewayProc
         process.terminate()
         assert process.wait(20) == 0
         log_text = log_path.read_text("utf-8")
-        assert "Traceback" not in log_text, log_text[-8000:]
+        for sign in ("Traceback", "was destroyed", "never retrieved", "never awaited"):  # of bugs, and of leaked tasks
+            assert sign not in log_text, log_text[-8000:]
     finally:
         if process.poll() is None:
             process.kill()

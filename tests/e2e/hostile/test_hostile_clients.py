@@ -460,6 +460,28 @@ def test_body_of_a_refused_request_is_no_request(gateway: Any, tools: Any) -> No
     assert b'"object":"list"' not in raw
 
 
+KEYS = {
+    "none": [],
+    "empty": ["authorization:"],
+    "bearer-only": ["authorization: Bearer"],
+    "basic": ["authorization: Basic dXNlcjpwYXNz"],
+    "unknown": ["authorization: Bearer sk-unknown"],
+    "long": ["authorization: Bearer " + "k" * 30_000],
+    "latin1": ["authorization: Bearer k\xe9y"],
+    "same-twice": ["authorization: Bearer k", "x-api-key: k"],
+    "contradictory": ["authorization: Bearer k", "x-api-key: other"],
+    "many": ["authorization: Bearer k"] * 100,
+}
+
+
+@pytest.mark.parametrize("headers", KEYS.values(), ids=KEYS.keys())
+def test_key_that_is_none_is_an_answer_that_does_not_repeat_it(gateway: Any, headers: list[str]) -> None:
+    answer = gateway.post(TEXT, BODY, *headers)
+    assert answer.status in {200, 400, 401}, answer.body
+    assert b"kkkk" not in answer.body
+    assert b"sk-unknown" not in answer.body
+
+
 RESPONSES_BODIES = [
     (b'{"model":"good","input":5}', 400, "input"),
     (b'{"model":"good","input":[]}', 400, "input"),

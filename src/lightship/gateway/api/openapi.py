@@ -87,7 +87,8 @@ _DESCRIPTION = """\
 OpenAI-compatible front of a ladder of measured variants of one model.
 
 Bodies go to the model's engine as they are. A field that an engine cannot honour is refused with a 400 that names it; \
-an engine may know fields beyond those described here. `Authorization: Bearer KEY` is needed where keys are in use.
+an engine may know fields beyond those described here.
+`Authorization: Bearer KEY`, or `x-api-key`, is needed where keys are in use.
 An error after the first byte of a stream is an event with an error object, and the stream ends without its last event.
 """
 
@@ -103,7 +104,7 @@ def openapi_document() -> Json:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Lightship gateway", "version": __version__, "description": _DESCRIPTION},
-        "security": [{}, {"key": []}],
+        "security": [{}, {"key": []}, {"header-key": []}],
         "paths": {
             **{path: {"post": _body_operation(path, entry)} for path, entry in API_PATHS.items()},
             **_QUESTIONS,
@@ -113,7 +114,10 @@ def openapi_document() -> Json:
             "responses": {str(status): error_response(status) for status in ERRORS},
             "headers": {**RESPONSE_HEADERS, **RETRY_HEADERS},
             "parameters": PARAMETERS,
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "header-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
         },
     }
 
