@@ -92,7 +92,8 @@ class Bench:
 
 @asynccontextmanager
 async def running() -> AsyncIterator[Bench]:
-    """A simulated engine on the generator's core and a gateway on its own."""
+    """A simulated engine on the core that this process takes for itself, and a gateway on its own."""
+    os.sched_setaffinity(0, {GENERATOR_CORE})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         engine_url = f"http://127.0.0.1:{free_port()}"
@@ -265,7 +266,6 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10, help="length of each load (default: 10)")
     parser.add_argument("--rate", type=float, default=1000, help="hits per second (default: 1000)")
     arguments = parser.parse_args()
-    os.sched_setaffinity(0, {GENERATOR_CORE})
     steps: dict[str, Callable[[], Iterable[Line]]] = {
         "1": lambda: asyncio.run(hits(arguments.seconds, arguments.rate)),
         "2": lambda: asyncio.run(identical()),
