@@ -114,7 +114,7 @@ class ResponseEvents:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise no_answer("The model's engine sent what is no answer.") from error
         if chunk.error is not None:
-            raise ChatStreamError(_error_of(chunk.error))
+            raise ChatStreamError(error_of(chunk.error))
         if chunk.model is not None and not self._is_open:
             self._draft = msgspec.structs.replace(self._draft, model=chunk.model)
         self.usage = usage_of(chunk.usage) or self.usage
@@ -199,7 +199,7 @@ class ResponseEvents:
         return named_event(name, _ENCODER.encode(event))
 
 
-def _error_of(value: object) -> ApiError:
+def error_of(value: object) -> ApiError:
     """The error an engine put into its stream."""
     fields = value if isinstance(value, dict) else {}
     message, code, kind = fields.get("message"), fields.get("code"), fields.get("type")
