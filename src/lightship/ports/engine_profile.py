@@ -6,7 +6,7 @@ because nothing that it predicts was observed.
 
 The time of any stretch of engine work is linear in what was computed in it:
 
-    duration = base x steps + first x (first tokens of each step) + prefill x prompt tokens
+    duration = base x steps + change x (steps of another size than the one before) + prefill x prompt tokens
              + attention x (prompt token, context token) pairs + decode x output tokens + context x context tokens read
              + request x new requests (+ latency x requests)
 
@@ -27,11 +27,7 @@ from lightship.errors import UsageError
 from lightship.ports.measurements import Target
 
 # Changes when a reader of older files would misunderstand newer ones.
-SCHEMA = "lightship-engine-profile/1"
-# Tokens. Engines are worst at small steps: kernels that a few rows do not fill, and a wake-up of server and client for
-# every single token. Each of the first so many tokens of a step has a cost on top; with that, times are linear in the
-# rest. Sixteen is where the surcharge of OpenVINO on two cores ends, and the number of rows of an AMX tile.
-FIRST_TOKENS = 16
+SCHEMA = "lightship-engine-profile/2"
 # Seconds. An hour for one unit of work: far above any engine, far below what overflows in a long simulation.
 MAX_COST_S = 3600.0
 # Tokens, blocks, sequences: above any engine, and small enough that products of two stay exact in a float.
@@ -43,7 +39,9 @@ class StepCosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     Args:
         step_s: One engine step, whatever is in it.
-        first_token_s: Each of the first `FIRST_TOKENS` tokens of a step, on top of what a token costs.
+        batch_change_s: A step that computes another number of tokens than the one before it, on top of `step_s`:
+            engines with dynamic shapes lay out buffers and look up kernels anew then. Under saturation every step is
+            full and none changes; under light load nearly every prompt makes two changes.
         prefill_token_s: One prompt token that the prefix cache did not have.
         prefill_pair_s: One prompt token attending to one token before it (or itself): the quadratic part of prefill.
         decode_token_s: One output token; what serving it costs on the same cores (HTTP, detokenisation, a client on
@@ -54,7 +52,7 @@ class StepCosts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """
 
     step_s: float
-    first_token_s: float = 0.0
+    batch_change_s: float = 0.0
     prefill_token_s: float
     prefill_pair_s: float = 0.0
     decode_token_s: float
@@ -76,7 +74,7 @@ class EngineWork(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """What was computed in one step, or in any stretch of steps: counts, which may be fractions in an observation."""
 
     num_steps: float = 0
-    num_first_tokens: float = 0
+    num_batch_changes: float = 0
     num_prefill_tokens: float = 0
     num_prefill_pairs: float = 0
     num_decode_tokens: float = 0
@@ -89,7 +87,7 @@ class EngineWork(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         """The counts, in the order of the costs in `StepCosts`."""
         return (
             self.num_steps,
-            self.num_first_tokens,
+            self.num_batch_changes,
             self.num_prefill_tokens,
             self.num_prefill_pairs,
             self.num_decode_tokens,

@@ -88,7 +88,7 @@ def test_profile_costs_not_finite_are_refused() -> None:
 
 
 def test_profile_of_another_schema_is_refused() -> None:
-    document = encode_profile(PROFILE).replace(b"engine-profile/1", b"engine-profile/9")
+    document = encode_profile(PROFILE).replace(b"engine-profile/2", b"engine-profile/9")
     with pytest.raises(UsageError, match="engine-profile/9"):
         decode_profile(document, where="p.json")
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 
 from lightship.engines.simulated.cost_model import prefill_pairs, work_duration_s
 from lightship.engines.simulated.kv_cache import KvCache
-from lightship.ports.engine_profile import FIRST_TOKENS, EngineLimits, EngineProfile, EngineWork
+from lightship.ports.engine_profile import EngineLimits, EngineProfile, EngineWork
 
 
 @dataclass(eq=False, slots=True)
@@ -96,6 +96,7 @@ class Batcher:
         self._ends_at: dict[int, list[tuple[BatchSequence, int]]] = {}
         self._blocks_at: dict[int, list[tuple[BatchSequence, int]]] = {}
         self._chunks: list[tuple[BatchSequence, int]] = []
+        self._num_batched_before = 0  # tokens of the last step
         self._is_planned = False
 
     @property
@@ -145,9 +146,10 @@ class Batcher:
             return None
         self._is_planned = True
         num_prefill = sum(num_tokens for _, num_tokens in self._chunks)
+        num_batched = num_decoding + num_prefill
         work = EngineWork(
             num_steps=1,
-            num_first_tokens=min(FIRST_TOKENS, num_decoding + num_prefill),
+            num_batch_changes=int(num_batched != self._num_batched_before),
             num_prefill_tokens=num_prefill,
             num_prefill_pairs=sum(
                 prefill_pairs(num_before=sequence._num_computed, num_tokens=num_tokens)
@@ -157,6 +159,7 @@ class Batcher:
             num_context_tokens=num_context,
             num_new_requests=num_new,
         )
+        self._num_batched_before = num_batched
         return PlannedStep(work, work_duration_s(self._costs, work))
 
     def complete_step(self) -> StepOutcome:

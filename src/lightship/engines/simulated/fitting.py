@@ -1,10 +1,12 @@
 """Costs from observations: non-negative least squares on relative errors, refusing what the data cannot tell. Pure.
 
-Ours because the core has neither numpy nor scipy, and the problem is tiny: seven costs, so every set of costs that may
-be over zero can be tried (128 small linear systems), which finds the exact optimum and needs no starting point.
+Ours because the core has neither numpy nor scipy, and the problem is tiny: eight costs, so every set of costs that may
+be over zero can be tried (256 small linear systems), which finds the exact optimum and needs no starting point.
 
 A time is off by a share of itself, and on a shared machine some are off by a lot; so residuals are relative, repeats
 of one experiment count as their median, and rows far from the fit are weighed down in a few rounds (Huber's weights).
+Residuals are shares of the predicted time, not of the observed one: against the observed time a stretch that took twice
+as long would weigh a quarter, and costs would be those of the quickest moments, while queues grow with the mean.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ _NUM_ROUNDS = 12
 _HUBER_K = 1.345
 # Median absolute deviation of a normal distribution, as a share of its standard deviation.
 _MAD_SHARE = 0.6745
+# Predicted over observed time below which a row weighs no more: it is an outlier, or the first solution is far off.
+_MIN_RATIO = 0.1
 # Relative; a fit this good needs no robust weights, and dividing by the spread would amplify rounding.
 _MIN_SPREAD = 1e-9
 
@@ -56,8 +60,8 @@ def fit_costs(
             hint="Measure more kinds of load.",
         )
     rows = [[observation.work.counts[index] / observation.duration_s for index in columns] for observation in grouped]
-    _refuse_unidentified(rows, [_NAMES[index] for index in columns])
-    solution = _robust_solution(rows)
+    solution, weighted = _robust_solution(rows, [observation.duration_s for observation in grouped])
+    _refuse_unidentified(weighted, [_NAMES[index] for index in columns])
     values = dict.fromkeys(_NAMES, 0.0)
     values.update({_NAMES[index]: value for index, value in zip(columns, solution, strict=True)})
     try:
@@ -85,17 +89,25 @@ def medians_of_repeats(observations: Sequence[StepObservation]) -> list[StepObse
     ]
 
 
-def _robust_solution(rows: Matrix) -> list[float]:
-    weights = [1.0] * len(rows)
-    solution = non_negative_least_squares(rows, [1.0] * len(rows))
+def _robust_solution(rows: Matrix, times: Sequence[float]) -> tuple[list[float], Matrix]:
+    """The costs for rows of counts over observed times, and the rows as they were weighed in the end.
+
+    A row times the costs is predicted over observed time. It begins with absolute errors, among which a time that is
+    next to nothing by mistake counts for next to nothing.
+    """
+    weighted = [[time * value for value in row] for time, row in zip(times, rows, strict=True)]
+    solution = non_negative_least_squares(weighted, times)
     for _ in range(_NUM_ROUNDS):
-        residuals = [abs(_dot(row, solution) - 1.0) for row in rows]
+        ratios = [max(_dot(row, solution), _MIN_RATIO) for row in rows]
+        residuals = [abs(1.0 - ratio) / ratio for ratio in ratios]
         spread = max(median(residuals) / _MAD_SHARE, _MIN_SPREAD)
-        weights = [min(1.0, _HUBER_K * spread / residual) if residual else 1.0 for residual in residuals]
-        roots = [math.sqrt(weight) for weight in weights]
+        roots = [
+            math.sqrt(min(1.0, _HUBER_K * spread / residual) if residual else 1.0) / ratio
+            for residual, ratio in zip(residuals, ratios, strict=True)
+        ]
         weighted = [[root * value for value in row] for root, row in zip(roots, rows, strict=True)]
         solution = non_negative_least_squares(weighted, roots)
-    return solution
+    return solution, weighted
 
 
 def non_negative_least_squares(rows: Matrix, targets: Sequence[float]) -> list[float]:

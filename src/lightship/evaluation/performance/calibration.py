@@ -1,15 +1,15 @@
 """Experiments on a live endpoint that show what each part of its work costs; the fit is made elsewhere.
 
+    (warm-up) single requests of every length up to some hundred tokens    -> nothing: engines with dynamic shapes
+                                                                              ready their kernels at the first use
     ttft      one request at a time, distinct prompts of several lengths   -> step, prompt token, pairs, latency
-    decode    c requests at once, at two prompt lengths                    -> step, output token, context token
+    together  c requests at once, at two prompt lengths                    -> step, output token, context token
     mixed     c users with prompts and answers of mixed lengths            -> all of them together, and new requests
     (prefix)  one prompt sent again                                        -> whether the endpoint keeps prefixes
 
-What comes out is `StepObservation`s: work and the time it took. All of them are seen from the client, so they contain
-what HTTP and the client itself take from the cores, which is what a prediction of the client's view needs.
-
-How the number of steps is known: a sequence gets one token per step, so while one request goes from its first token to
-its last, the engine makes exactly as many steps as it has tokens after the first.
+What comes out is `StepObservation`s: work and the time it took, by way of `step_timeline` where requests overlap. All
+of them are seen from the client, so they contain what HTTP and the client itself take from the cores, which is what a
+prediction of the client's view needs.
 """
 
 from __future__ import annotations
@@ -17,31 +17,38 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from lightship.errors import MeasurementError
 from lightship.evaluation.performance.client import LoadClient
 from lightship.evaluation.performance.prompts import draw_prompts
 from lightship.evaluation.performance.records import RequestRecord
-from lightship.ports.engine_profile import FIRST_TOKENS, EngineLimits, EngineWork, StepObservation
+from lightship.evaluation.performance.step_timeline import step_observations, timed_steps
+from lightship.ports.engine_profile import EngineLimits, EngineWork, StepObservation
 from lightship.ports.progress import Progress, SilentProgress
 
 # Share of the first answer's time to first token below which the second answer to the same prompt came from a cache:
 # without one the two differ by noise only.
 _CACHED_TTFT_SHARE = 0.7
-# Requests whose decode intervals make one mixed observation: enough to average what a single interval's edges add.
-_RECORDS_PER_OBSERVATION = 8
-# Prompt length of the requests that count nowhere.
-_WARM_UP_TOKENS = 64
-# Output tokens below which an interval says more about its edges than about its steps.
-_MIN_INTERVAL_TOKENS = 6
+# Steps that make one observation: enough to average what a late event at either end adds.
+_WANTED_STEPS, _MIN_STEPS = 32, 6
+# Longest step of the warm-up: a slow engine's full steps take much longer than readying a kernel does.
+_WARM_UP_TOKENS = 256
+_WARM_UP_PASSES = 3
+# Tokens that `concurrency` prompts may have in all; longer prompts are left out there, because computing them would
+# take minutes and show nothing new.
+_MAX_PROMPT_TOKENS_TOGETHER = 40_000
+# Requests sent together below which the experiment is made more often, in proportion.
+_MANY = 8
+# Requests of one mixed load, so that many users do not mean many minutes.
+_MAX_MIXED_REQUESTS = 320
 
 
 @dataclass(frozen=True)
 class CalibrationPlan:
-    """What to send. Lengths that do not fit the context are left out.
+    """What to send. Lengths that do not fit the context and concurrencies that do not fit the engine are left out.
 
     Args:
         prompt_tokens: Prompt lengths of single requests.
@@ -53,19 +60,22 @@ class CalibrationPlan:
         mixed_prompt_tokens: Shortest and longest prompt of the mixed load; lengths between are equally likely in
             proportion (log-uniform).
         mixed_output_tokens: The same for answers.
-        mixed_requests_per_user: How many each user sends.
+        mixed_requests_per_user: How many each user sends; fewer, but two, where there are many users.
+        max_warm_up_s: Time after which the warm-up is enough, whatever it has not tried; 0 for an endpoint that was
+            warmed up before.
         seed: Which prompts and lengths are drawn.
     """
 
     prompt_tokens: tuple[int, ...] = (16, 64, 160, 320, 480, 640, 800)
     num_repeats: int = 5
-    concurrencies: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    concurrencies: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
     decode_contexts: tuple[int, ...] = (32, 512)
     num_decode_tokens: int = 48
-    mixed_concurrencies: tuple[int, ...] = (4, 16, 48)
+    mixed_concurrencies: tuple[int, ...] = (4, 16, 48, 128)
     mixed_prompt_tokens: tuple[int, int] = (8, 600)
     mixed_output_tokens: tuple[int, int] = (4, 160)
     mixed_requests_per_user: int = 6
+    max_warm_up_s: float = 15.0
     seed: int = 0
 
 
@@ -101,17 +111,20 @@ async def run_calibration(
     bench = _Bench(client, plan, limits, texts=texts, chars_per_token=chars_per_token)
     observations: list[StepObservation] = []
     with (progress or SilentProgress()).task("calibration") as task:
-        steps = 2 + len(plan.concurrencies) + len(plan.mixed_concurrencies)
-        task.advance(done=0, total=steps, note="single requests")
+        concurrencies = [number for number in plan.concurrencies if number <= limits.max_sequences]
+        mixed = [number for number in plan.mixed_concurrencies if number <= limits.max_sequences]
+        steps = 3 + len(concurrencies) + len(mixed)
+        task.advance(done=0, total=steps, note="warm-up")
         await bench.warm_up()
+        task.advance(done=1, total=steps, note="single requests")
         observations += await bench.single_requests()
-        task.advance(done=1, total=steps, note="a prompt sent again")
+        task.advance(done=2, total=steps, note="a prompt sent again")
         keeps_prefixes = await bench.sees_cached_prefix()
-        for index, concurrency in enumerate(plan.concurrencies):
-            task.advance(done=2 + index, total=steps, note=f"{concurrency} at once")
+        for index, concurrency in enumerate(concurrencies):
+            task.advance(done=3 + index, total=steps, note=f"{concurrency} at once")
             observations += await bench.decode_together(concurrency)
-        for index, concurrency in enumerate(plan.mixed_concurrencies):
-            task.advance(done=2 + len(plan.concurrencies) + index, total=steps, note=f"{concurrency} users, mixed")
+        for index, concurrency in enumerate(mixed):
+            task.advance(done=3 + len(concurrencies) + index, total=steps, note=f"{concurrency} users, mixed")
             observations += await bench.mixed_load(concurrency)
         task.advance(done=steps, total=steps)
     return CalibrationRun(tuple(observations), keeps_prefixes, bench.num_requests)
@@ -139,9 +152,16 @@ class _Bench:
         self.num_requests = 0
 
     async def warm_up(self) -> None:
-        """Requests whose times count nowhere: caches, connections, clock frequencies."""
-        for _ in range(3):
-            await self._request(num_prompt_tokens=_WARM_UP_TOKENS, num_output_tokens=8)
+        """Requests whose times count nowhere: caches, connections, clock frequencies, and steps of every size."""
+        longest = min(_WARM_UP_TOKENS, self._limits.max_batched_tokens)
+        missing = {length for length in range(1, longest + 1) if self._fits(length, 2)}
+        left_s = self._plan.max_warm_up_s
+        for _ in range(_WARM_UP_PASSES):  # the length of a prompt is known afterwards only
+            for length in sorted(missing):
+                if length in missing and left_s > 0:
+                    record = await self._request(num_prompt_tokens=length, num_output_tokens=2)
+                    missing.discard(record.num_prompt_tokens - record.num_cached_tokens)
+                    left_s -= record.ended_s - record.sent_s
 
     async def single_requests(self) -> list[StepObservation]:
         """Time to first token at each prompt length that fits, repeats in turn so that drift hits all lengths."""
@@ -163,15 +183,16 @@ class _Bench:
         return sorted(shares)[len(shares) // 2] < _CACHED_TTFT_SHARE
 
     async def decode_together(self, concurrency: int) -> list[StepObservation]:
-        """Steps in which exactly `concurrency` sequences decode, at each context that fits."""
+        """Steps while `concurrency` requests that came together are answered, at each context that fits."""
         found = []
         num_output = self._plan.num_decode_tokens
         for num_prompt in self._plan.decode_contexts:
-            if not self._fits(num_prompt, num_output):
+            if not self._fits(num_prompt, num_output) or concurrency * num_prompt > _MAX_PROMPT_TOKENS_TOGETHER:
                 continue
-            for _ in range(self._plan.num_repeats):
+            # few requests are answered in no time, and only they show what a step costs by itself
+            for _ in range(self._plan.num_repeats * max(1, _MANY // concurrency)):
                 requests = [(num_prompt, num_output)] * concurrency
-                found += decode_observations(await self._together(requests))
+                found += self._observations(await self._together(requests))
         return found
 
     async def mixed_load(self, concurrency: int) -> list[StepObservation]:
@@ -183,13 +204,16 @@ class _Bench:
         users = [
             [
                 (_log_uniform(rng, *prompts), _log_uniform(rng, *self._plan.mixed_output_tokens))
-                for _ in range(self._plan.mixed_requests_per_user)
+                for _ in range(min(self._plan.mixed_requests_per_user, max(2, _MAX_MIXED_REQUESTS // concurrency)))
             ]
             for _ in range(concurrency)
         ]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._user(requests)) for requests in users]
-        return mixed_observations([record for task in tasks for record in task.result()])
+        return self._observations([record for task in tasks for record in task.result()])
+
+    def _observations(self, records: Sequence[RequestRecord]) -> list[StepObservation]:
+        return step_observations(timed_steps(records, self._limits), min_steps=_MIN_STEPS, wanted_steps=_WANTED_STEPS)
 
     async def _user(self, requests: Sequence[tuple[int, int]]) -> list[RequestRecord]:
         return [await self._request(num_prompt_tokens=prompt, num_output_tokens=output) for prompt, output in requests]
@@ -237,14 +261,14 @@ def _time_to_first_token_s(record: RequestRecord) -> float:
 
 
 def ttft_observation(record: RequestRecord, limits: EngineLimits) -> StepObservation:
-    """The work up to the first token of a request that was alone."""
+    """The work up to the first token of a request that was alone, after another that was decoding alone."""
     num_new = record.num_prompt_tokens - record.num_cached_tokens
-    chunk_starts = range(0, num_new, limits.max_batched_tokens)
+    chunks = [min(limits.max_batched_tokens, num_new - at) for at in range(0, num_new, limits.max_batched_tokens)]
     return StepObservation(
         kind="ttft",
         work=EngineWork(
-            num_steps=-(-num_new // limits.max_batched_tokens),
-            num_first_tokens=sum(min(FIRST_TOKENS, num_new - start) for start in chunk_starts),
+            num_steps=len(chunks),
+            num_batch_changes=sum(chunk != before for before, chunk in pairwise([1, *chunks])),
             num_prefill_tokens=num_new,
             num_prefill_pairs=num_new * record.num_cached_tokens + num_new * (num_new + 1) // 2,
             num_new_requests=1,
@@ -252,84 +276,3 @@ def ttft_observation(record: RequestRecord, limits: EngineLimits) -> StepObserva
         ),
         duration_s=_time_to_first_token_s(record),
     )
-
-
-def decode_observations(records: Sequence[RequestRecord]) -> list[StepObservation]:
-    """The steps in which all of these requests, sent together, were decoding; none when there were hardly any."""
-    start_s = max(record.token_times_s[0] for record in records)
-    end_s = min(record.token_times_s[-1] for record in records)
-    if end_s <= start_s:
-        return []
-    work = work_between(records, start_s, end_s)
-    if work.num_steps < _MIN_INTERVAL_TOKENS:
-        return []
-    return [StepObservation(kind="decode", work=work, duration_s=end_s - start_s)]
-
-
-def mixed_observations(records: Sequence[RequestRecord]) -> list[StepObservation]:
-    """One observation for every few requests: the sum over the intervals from their first token to their last."""
-    chosen = [record for record in records if record.num_output_tokens >= _MIN_INTERVAL_TOKENS]
-    chosen.sort(key=lambda record: record.token_times_s[0])
-    found = []
-    for begin in range(0, len(chosen) - _RECORDS_PER_OBSERVATION + 1, _RECORDS_PER_OBSERVATION):
-        group = chosen[begin : begin + _RECORDS_PER_OBSERVATION]
-        works = [work_between(records, record.token_times_s[0], record.token_times_s[-1]) for record in group]
-        total = EngineWork(
-            **{name: sum(getattr(work, name) for work in works) for name in EngineWork.__struct_fields__}
-        )
-        duration_s = sum(record.token_times_s[-1] - record.token_times_s[0] for record in group)
-        found.append(StepObservation(kind="mixed", work=total, duration_s=duration_s))
-    return found
-
-
-def work_between(records: Sequence[RequestRecord], start_s: float, end_s: float) -> EngineWork:
-    """What the engine computed after `start_s` up to `end_s`, told from all requests it had.
-
-    A token belongs to the step after which it came. A prompt belongs to the step its first token came after; where it
-    began before the interval, another began before the end and is left out, so that sums over many intervals are right.
-    The steps are those of the request that got the most tokens, so one request must have decoded all the time.
-    """
-    witness = max(records, key=lambda record: _num_tokens_between(record, start_s, end_s))
-    edges = [start_s, *(time_s for time_s in witness.token_times_s if start_s < time_s <= end_s)]
-    tokens_in = [0.0] * len(edges)  # computed in the step that ends there; the first is none
-    num_prefill = num_pairs = num_decode = num_context = num_new = 0.0
-    for record in records:
-        times = record.token_times_s
-        per_event = _tokens_per_event(record)
-        before, until = bisect_right(times, start_s), bisect_right(times, end_s)
-        if before == 0 < until:
-            num_new_tokens = record.num_prompt_tokens - record.num_cached_tokens
-            num_prefill += num_new_tokens
-            num_pairs += num_new_tokens * record.num_cached_tokens + num_new_tokens * (num_new_tokens + 1) / 2
-            num_new += 1
-            tokens_in[_step_of(times[0], edges)] += num_new_tokens
-        for position in range(max(1, before), until):
-            num_decode += per_event
-            num_context += per_event * (record.num_prompt_tokens + position * per_event)
-            tokens_in[_step_of(times[position], edges)] += per_event
-    steps_per_event = _tokens_per_event(witness)
-    return EngineWork(
-        num_steps=(len(edges) - 1) * steps_per_event,
-        num_first_tokens=sum(min(FIRST_TOKENS * steps_per_event, num_tokens) for num_tokens in tokens_in),
-        num_prefill_tokens=num_prefill,
-        num_prefill_pairs=num_pairs,
-        num_decode_tokens=num_decode,
-        num_context_tokens=num_context,
-        num_new_requests=num_new,
-    )
-
-
-def _num_tokens_between(record: RequestRecord, start_s: float, end_s: float) -> float:
-    times = record.token_times_s
-    num_events = bisect_right(times, end_s) - max(1, bisect_right(times, start_s))
-    return max(0, num_events) * _tokens_per_event(record)
-
-
-def _tokens_per_event(record: RequestRecord) -> float:
-    """An event may carry several tokens, and a token may have no text of its own."""
-    return (record.num_output_tokens - 1) / max(1, len(record.token_times_s) - 1)
-
-
-def _step_of(time_s: float, edges: Sequence[float]) -> int:
-    """Number of the step after which something came: that of the next edge, a moment early or late."""
-    return min(bisect_left(edges, time_s), len(edges) - 1)

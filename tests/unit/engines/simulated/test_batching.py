@@ -59,7 +59,7 @@ def test_step_of_a_prompt_longer_than_the_budget_is_cut() -> None:
     # (1+...+8), 8 x 8 + (1+...+8), 3 x 16 + (1+2+3)
     assert [work.num_prefill_pairs for work, _, _ in works] == [36, 100, 54, 0]
     assert [emitting for _, emitting, _ in works] == [[], [], [0], [0]]
-    assert works[3][0] == EngineWork(num_steps=1, num_first_tokens=1, num_decode_tokens=1, num_context_tokens=20)
+    assert works[3][0] == EngineWork(num_steps=1, num_batch_changes=1, num_decode_tokens=1, num_context_tokens=20)
     assert works[3][2] == [0]
     assert batcher.plan_step() is None
 
@@ -88,14 +88,13 @@ def test_step_duration_is_the_sum_of_costs_by_hand() -> None:
     assert planned.duration_s == pytest.approx(0.01 + 0.002 + 6 * 0.0001)
 
 
-def test_step_has_at_most_sixteen_first_tokens() -> None:
-    batcher = make_batcher(max_batched_tokens=100, max_sequences=100)
-    submit(batcher, *[(2, 5)] * 20)
-    assert step(batcher)[0].num_first_tokens == 16  # 40 tokens
-    assert step(batcher)[0].num_first_tokens == 16  # 20
-    few = make_batcher()
-    submit(few, (5, 5))
-    assert [step(few)[0].num_first_tokens for _ in range(2)] == [5, 1]
+def test_step_of_another_size_than_the_one_before_is_a_change() -> None:
+    batcher = make_batcher()
+    submit(batcher, (19, 3))
+    # 8, 8 and 3 tokens of the prompt, then one token at a time
+    assert [step(batcher)[0].num_batch_changes for _ in range(5)] == [1, 0, 1, 1, 0]
+    submit(batcher, (1, 2))
+    assert step(batcher)[0].num_batch_changes == 0  # the engine kept its buffers while nobody asked
 
 
 def test_slots_full_next_request_waits_for_the_first_to_finish() -> None:

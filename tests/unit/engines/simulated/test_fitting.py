@@ -14,7 +14,7 @@ from lightship.ports.engine_profile import EngineWork, StepCosts, StepObservatio
 
 TRUE = StepCosts(
     step_s=0.002,
-    first_token_s=0.0003,
+    batch_change_s=0.0025,
     prefill_token_s=0.0002,
     prefill_pair_s=4e-7,
     decode_token_s=0.0004,
@@ -31,7 +31,7 @@ def designed_works() -> list[tuple[str, EngineWork]]:
             "ttft",
             EngineWork(
                 num_steps=-(-tokens // 256),
-                num_first_tokens=16 * -(-tokens // 256),
+                num_batch_changes=min(2, -(-tokens // 256)),
                 num_prefill_tokens=tokens,
                 num_prefill_pairs=tokens * (tokens + 1) / 2,
                 num_new_requests=1,
@@ -44,7 +44,6 @@ def designed_works() -> list[tuple[str, EngineWork]]:
         for context in (32, 500):
             work = EngineWork(
                 num_steps=40,
-                num_first_tokens=40 * min(16, users),
                 num_decode_tokens=40 * users,
                 num_context_tokens=40 * users * context,
             )
@@ -56,7 +55,7 @@ def designed_works() -> list[tuple[str, EngineWork]]:
             tokens = new * rng.uniform(60, 300)
             work = EngineWork(
                 num_steps=60,
-                num_first_tokens=60 * min(16.0, users + tokens / 60),
+                num_batch_changes=min(60.0, 2 * new * rng.uniform(0.5, 1.0)),
                 num_prefill_tokens=tokens,
                 num_prefill_pairs=tokens * rng.uniform(50, 200),
                 num_decode_tokens=60 * users,
@@ -104,6 +103,41 @@ def test_fit_is_not_moved_by_a_few_disturbed_observations() -> None:
     costs, _ = fit_costs(disturbed)
     errors = sorted(abs(work_duration_s(costs, work) / work_duration_s(TRUE, work) - 1) for _, work in designed_works())
     assert errors[len(errors) // 2] < 0.05
+
+
+def test_fit_follows_the_mean_of_times_not_their_quickest() -> None:
+    # times are skewed: mostly quick, sometimes half as long again, and queues feel the sum
+    rng = random.Random(4)
+    observations = [
+        StepObservation(
+            kind=kind,
+            work=work,
+            duration_s=work_duration_s(TRUE, work) * rng.choice([0.8, 0.8, 0.8, 1.0, 1.0, 1.2, 1.4]),
+        )
+        for _ in range(20)
+        for kind, work in perturbed(designed_works(), rng)
+    ]
+    costs, _ = fit_costs(observations)
+    predicted = sum(work_duration_s(costs, one.work) for one in observations)
+    assert predicted == pytest.approx(sum(one.duration_s for one in observations), rel=0.03)
+
+
+def perturbed(works: list[tuple[str, EngineWork]], rng: random.Random) -> list[tuple[str, EngineWork]]:
+    """The same works a little larger or smaller, so that none is a repeat of another."""
+    found = []
+    for kind, work in works:
+        factor = rng.uniform(0.95, 1.05)
+        counts = {name: factor * getattr(work, name) for name in EngineWork.__struct_fields__}
+        found.append((kind, EngineWork(**counts)))
+    return found
+
+
+def test_fit_observation_that_took_no_time_hides_no_cost() -> None:
+    # tokens that a client read all at once: next to nothing as a time, everything as a relative error
+    burst = StepObservation(kind="decode", work=EngineWork(num_steps=15, num_decode_tokens=15), duration_s=3e-5)
+    costs, _ = fit_costs([*observe(TRUE, noise=0.0), burst])
+    assert costs.step_s == pytest.approx(TRUE.step_s, rel=0.1)
+    assert costs.decode_token_s == pytest.approx(TRUE.decode_token_s, rel=0.1)
 
 
 def test_fit_cost_that_is_zero_stays_zero_and_never_negative() -> None:

@@ -17,11 +17,8 @@ from lightship.errors import MeasurementError
 from lightship.evaluation.performance.calibration import (
     CalibrationPlan,
     CalibrationRun,
-    decode_observations,
-    mixed_observations,
     run_calibration,
     ttft_observation,
-    work_between,
 )
 from lightship.evaluation.performance.client import LoadClient
 from lightship.evaluation.performance.connections import Receiver
@@ -57,7 +54,7 @@ def test_ttft_observation_counts_chunks_and_what_was_not_cached() -> None:
     assert observation.duration_s == 0.5
     assert observation.work == EngineWork(
         num_steps=3,  # 536 tokens in steps of 256, 256 and 24
-        num_first_tokens=3 * 16,
+        num_batch_changes=2,  # from one decoding token to 256, and to 24
         num_prefill_tokens=536,
         num_prefill_pairs=536 * 64 + 536 * 537 / 2,
         num_new_requests=1,
@@ -65,67 +62,16 @@ def test_ttft_observation_counts_chunks_and_what_was_not_cached() -> None:
     )
 
 
-def test_work_between_counts_tokens_prompts_and_context_by_hand() -> None:
-    long = record(1.0, 2.0, 3.0, 4.0, 5.0, num_prompt=10)
-    newcomer = record(3.0, 4.0, num_prompt=7)
-    before = record(0.5, 1.0, num_prompt=99)
-    after = record(6.0, num_prompt=99)
-    work = work_between([long, newcomer, before, after], 1.0, 5.0)
-    assert work == EngineWork(
-        num_steps=4,
-        num_first_tokens=1 + (1 + 7) + 2 + 1,
-        num_prefill_tokens=7,
-        num_prefill_pairs=28,
-        num_decode_tokens=4 + 1,
-        num_context_tokens=(11 + 12 + 13 + 14) + 8,
-        num_new_requests=1,
-    )
-
-
-def test_work_between_where_events_carry_two_tokens_counts_tokens() -> None:
-    doubled = RequestRecord(0.0, 0.0, (1.0, 2.0, 3.0), 3.0, num_prompt_tokens=10, num_output_tokens=5)
-    assert work_between([doubled], 1.0, 3.0).num_steps == 4
-
-
-def test_work_between_counts_first_tokens_of_each_step_up_to_sixteen() -> None:
-    witness = record(1.0, 2.0, 3.0, num_prompt=10)
-    others = [record(1.5, 2.5, num_prompt=1) for _ in range(30)]  # come in the step to 2.0, decode in that to 3.0
-    work = work_between([witness, *others], 1.0, 3.0)
-    assert work.num_decode_tokens == 2 + 30
-    assert work.num_first_tokens == 16 + 16
-
-
-def test_decode_observation_is_where_all_decode() -> None:
-    early = record(*[1.0 + index for index in range(12)], num_prompt=4)
-    late = record(*[3.0 + index for index in range(12)], num_prompt=4)
-    (observation,) = decode_observations([early, late])
-    assert observation.duration_s == 9.0  # from 3.0 to 12.0
-    assert (observation.work.num_steps, observation.work.num_decode_tokens) == (9, 18)
-    assert observation.work.num_prefill_tokens == 0
-
-
-def test_decode_observation_without_overlap_is_none() -> None:
-    assert decode_observations([record(1.0, 2.0, num_prompt=4), record(3.0, 4.0, num_prompt=4)]) == []
-
-
-def test_mixed_observation_sums_the_intervals_of_a_few_requests() -> None:
-    records = [record(*[float(index + step) for step in range(10)], num_prompt=5) for index in range(8)]
-    (observation,) = mixed_observations(records)
-    assert observation.duration_s == 8 * 9.0
-    assert observation.work.num_steps == 8 * 9
-    assert observation.work.num_new_requests == 7 + 6 + 5 + 4 + 3 + 2 + 1  # those that began within each interval
-
-
-def test_mixed_observation_needs_enough_requests_and_tokens() -> None:
-    assert mixed_observations([record(1.0, 2.0, num_prompt=5)] * 20) == []
-    assert mixed_observations([record(*map(float, range(9)), num_prompt=5)] * 7) == []
+def test_ttft_observation_of_a_prompt_of_full_steps_changes_once() -> None:
+    observation = ttft_observation(record(1.5, num_prompt=512, sent_s=1.0), LIMITS)
+    assert (observation.work.num_steps, observation.work.num_batch_changes) == (2, 1)
 
 
 # The whole way round, in virtual time.
 
 TRUE = StepCosts(
     step_s=0.003,
-    first_token_s=0.0002,
+    batch_change_s=0.0015,
     prefill_token_s=0.0002,
     prefill_pair_s=3e-7,
     decode_token_s=0.0005,
