@@ -199,7 +199,8 @@ def _pattern_protocol(args: argparse.Namespace, seed: int) -> OpenLoopProtocol |
             drain_s=drain_s,
             seed=seed,
         )
-    _refuse(args, ("rate", "warmup"), "not with a closed loop, whose users warm up by themselves")
+    _refuse(args, ("rate",), "a closed loop has none: its users send when they are answered")
+    _refuse(args, ("warmup",), "not with a closed loop, whose users warm up by themselves")
     num_users = _or(args.concurrency, 1 if args.search else None)
     if num_users is None:
         raise UsageError("a closed loop needs a number of users", hint="Give --concurrency.")
@@ -223,6 +224,8 @@ def _arrivals(args: argparse.Namespace, pattern: str) -> Arrivals:
     rate = _or(args.rate, 1.0 if args.search else None)
     if rate is None:
         raise UsageError("no load is named", hint="Give --rate, --concurrency, --trace or --search.")
+    if not (math.isfinite(rate) and rate > 0):
+        raise UsageError(f"must be above 0, got {rate:g}", where="--rate")
     match pattern:
         case "constant":
             return ConstantArrivals(rate)
@@ -230,8 +233,6 @@ def _arrivals(args: argparse.Namespace, pattern: str) -> Arrivals:
             return PoissonArrivals(rate, burstiness=_or(args.burstiness, 1.0))
         case "burst":
             size = _or(args.burst_size, _DEFAULT_BURST_SIZE)
-            if not rate > 0:
-                raise UsageError(f"must be above 0, got {rate:g}", where="--rate")
             return BurstArrivals(size, every_s=size / rate)
     if args.rate_to is None or args.search:
         raise UsageError("a ramp needs --rate and --rate-to, and no --search")

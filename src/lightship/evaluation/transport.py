@@ -134,9 +134,7 @@ class EndpointTransport:
             )
             raise NetworkError(f"no answer within the time limits ({limits})", where=url) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise NetworkError(
-                f"the endpoint cannot be reached: {str(error) or type(error).__name__}", where=url
-            ) from error
+            raise NetworkError(f"the endpoint cannot be reached: {_reason(error)}", where=url) from error
 
     def _refusal(self, status: int, path: str, content: bytes, *, hint: str | None) -> MeasurementError:
         message, code = _error_of(content)
@@ -145,6 +143,15 @@ class EndpointTransport:
             return PromptTooLongError(f"the prompt does not fit the model's context: {message}", where=where)
         kind = NotServedError if status in _NOT_SERVED else MeasurementError
         return kind(f"the endpoint answered {status}: {message}", where=where, hint=hint if status < 500 else None)
+
+
+def _reason(error: Exception) -> str:
+    """What the system says, where it says something; the address stands in the message anyway."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    words = getattr(cause, "strerror", None) or str(cause) or type(error).__name__
+    if isinstance(cause, ConnectionRefusedError):
+        return "connection refused; nothing listens there"
+    return str(words)
 
 
 T = TypeVar("T")

@@ -116,9 +116,9 @@ def test_plan_key_comes_from_the_environment_and_stays_out_of_the_result() -> No
 
 REFUSED = [
     ((), "no load is named"),
-    (("--rate", "0"), "the request rate must be"),
-    (("--rate", "nan"), "the request rate must be"),
-    (("--rate", "1", "--concurrency", "2"), "--rate: not with a closed loop"),
+    (("--rate", "0"), "--rate: must be above 0"),
+    (("--rate", "nan"), "--rate: must be above 0"),
+    (("--rate", "1", "--concurrency", "2"), "--rate: a closed loop has none"),
     (("--rate", "1", "--arrivals", "poisson", "--concurrency", "2"), "--concurrency: only with --arrivals closed"),
     (("--arrivals", "closed"), "a closed loop needs a number of users"),
     (("--concurrency", "0"), "--concurrency: must be 1 to 10000"),

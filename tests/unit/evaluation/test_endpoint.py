@@ -209,7 +209,7 @@ def test_score_prompt_nobody_listens_is_a_network_error(unused_tcp_port_: int) -
             endpoint = CompletionEndpoint(f"http://127.0.0.1:{unused_tcp_port_}", model="m", session=session)
             await endpoint.score_prompt("An owl.", top_k=1)
 
-    with pytest.raises(NetworkError, match="cannot be reached"):
+    with pytest.raises(NetworkError, match="cannot be reached: connection refused"):
         asyncio.run(run())
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lightship.cli.tables import print_table
 from lightship.evaluation.comparison import TaskComparison
@@ -35,8 +36,8 @@ def print_evaluation(
         print_table(_figure_table(candidate, baseline), console)
     if gates is not None:
         print_table(_gate_table(gates), console)
-        console.print(f"{gates.candidate_name} against {gates.baseline_name}: ", end="", markup=False, highlight=False)
-        console.print(gates.verdict.upper(), style=f"bold {_STYLES[gates.verdict]}")
+        verdict = (gates.verdict.upper(), f"bold {_STYLES[gates.verdict]}")
+        console.print(Text.assemble(f"{gates.candidate_name} against {gates.baseline_name}: ", verdict))
 
 
 def _comparison_table(comparisons: Sequence[TaskComparison]) -> Table:

@@ -115,7 +115,7 @@ def test_evaluate_too_few_items_are_undecided_and_told_before(
     assert "needs 124 items" in capsys.readouterr().err
     assert [model.num_requests for model in models] == [0, 0]
     assert run(*arguments) == 2
-    assert "UNDECIDED" in capsys.readouterr().out
+    assert ": UNDECIDED" in capsys.readouterr().out
 
 
 def test_evaluate_dry_run_with_enough_items_says_so(
