@@ -146,7 +146,7 @@ def test_shape_that_is_no_request_is_refused_and_the_connection_closed(gateway: 
     raw = gateway.send(shape.raw + (smuggled if shape.code == "invalid_http" else b""))
     answer = tools.parse(raw)
     assert (answer.status, answer.error["code"]) == (shape.status, shape.code), raw
-    assert raw.count(b"HTTP/1.1 ") == 1, "what was smuggled in was answered"
+    assert len(STATUS.findall(raw)) == 1, "what was smuggled in was answered"
     assert b"x-evil" not in raw
 
 
