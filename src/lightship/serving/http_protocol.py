@@ -34,6 +34,7 @@ SEND_TIMEOUT_S = 30.0
 # For the rest of a body that nobody will read, because its answer is already sent: closing at once could make the
 # client miss the answer.
 _LINGER_S = 5.0
+_FRAMING_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 # Event loops count time in steps of up to a millisecond, so a timer may fire that much early.
 _TIMER_SLACK_S = 0.001
 
@@ -73,9 +74,7 @@ class BoundedHttpProtocol(asyncio.Protocol):
         self._server_state = server_state
         self._app_state = app_state
         self._loop = _loop or asyncio.get_event_loop()
-        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
-        # what follows the last request of a connection is not worth an error
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parser: httptools.HttpRequestParser | None = _new_parser(self)
         self._exchange: HttpExchange | None = None  # the latest request
         self._waiting: list[HttpExchange] = []  # requests that came before the answer to an earlier one was complete
         self._under_way: HttpExchange | None = None  # the one that is being answered
@@ -88,7 +87,9 @@ class BoundedHttpProtocol(asyncio.Protocol):
         self._in_head = True
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._num_read_bytes = self._num_head_bytes = self._num_hosts = 0
+        self._unread_body = b""  # the lines that say how long it is
+        self._is_in_made_up_head = False
+        self._num_read_bytes = self._num_head_bytes = self._num_hosts = self._num_begun = 0
         self._expects_continue = False
 
     # Called by uvicorn's server
@@ -153,13 +154,15 @@ class BoundedHttpProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request."""
-        self._num_read_bytes = len(data)
-        was_in_head = self._in_head
+        num_bytes = self._num_read_bytes = len(data)
+        is_between = not self._num_head_bytes and (self._exchange is None or self._exchange.is_body_complete)
+        self._num_begun = 0
         while data and self._error is None and self._parser is not None:
             try:
                 self._parser.feed_data(data)
             except httptools.HttpParserUpgrade as error:
                 data = data[error.args[0] :]  # the request is answered as if the client had not asked
+                self._read_body_all_the_same()
                 continue
             except httptools.HttpParserError as error:
                 cause = error.__context__
@@ -168,12 +171,16 @@ class BoundedHttpProtocol(asyncio.Protocol):
                 return
             break
         if self._in_head:
-            self._count_head_bytes(len(data) if was_in_head else 0)
+            is_all_of_it = not self._num_begun or (is_between and self._num_begun == 1)
+            self._count_head_bytes(num_bytes if is_all_of_it else 0)
 
     # Called by the parser
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        if self._is_in_made_up_head:
+            return
+        self._num_begun += 1
         self._in_head = True
         self._url = b""
         self._headers = []
@@ -182,7 +189,8 @@ class BoundedHttpProtocol(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         """A piece of the address."""
-        self._url += url
+        if self._in_head:
+            self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; one after the body is a trailer, which nobody asked for."""
@@ -200,12 +208,17 @@ class BoundedHttpProtocol(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """A head is complete."""
+        if self._is_in_made_up_head:
+            return
         self._in_head = False
         if self._num_head_bytes + self._num_read_bytes > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES:
             raise _RefusedError(_head_too_large())
+        self._num_head_bytes = 0
         parser = self._parser
         assert parser is not None
         version = parser.get_http_version()
+        if version not in {"1.0", "1.1"}:
+            raise _RefusedError(_bad_head("Only HTTP 1.0 and 1.1 are spoken."))
         if self._num_hosts > 1 or (not self._num_hosts and version == "1.1"):
             raise _RefusedError(_bad_head("A request must have exactly one host header."))
         path, raw_path, query = _parse_url(self._url)
@@ -229,6 +242,8 @@ class BoundedHttpProtocol(asyncio.Protocol):
         scope["extensions"] = {EXTENSION: exchange}
         self._exchange = exchange
         self._due_s = math.inf
+        if parser.should_upgrade() and scope["method"] != "CONNECT":
+            self._unread_body = b"".join(b"%b: %b\r\n" % line for line in self._headers if line[0] in _FRAMING_HEADERS)
         if self._under_way is None:
             self._start(exchange)
         else:
@@ -243,10 +258,22 @@ class BoundedHttpProtocol(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """The request is complete."""
         exchange = self._exchange
-        if exchange is not None:
+        if exchange is not None and not self._unread_body:
             exchange.body_ended()
             if exchange.is_complete:  # answered before
                 self._become_idle()
+
+    def _read_body_all_the_same(self) -> None:
+        """The parser leaves out the body of a request that asks for another protocol; another parser reads it.
+
+        Java's client asks for HTTP/2 in this way with every request, unless it is told not to.
+        """
+        framing, self._unread_body = self._unread_body, b""
+        if framing:
+            self._parser = _new_parser(self)
+            self._is_in_made_up_head = True
+            self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % framing)
+            self._is_in_made_up_head = False
 
     # Called by the exchange
 
@@ -362,6 +389,13 @@ class BoundedHttpProtocol(asyncio.Protocol):
         )
         self.transport.write(head.encode("latin-1") + body)
         self.transport.close()
+
+
+def _new_parser(protocol: BoundedHttpProtocol) -> httptools.HttpRequestParser:
+    parser = httptools.HttpRequestParser(protocol)
+    # what follows the last request of a connection is not worth an error
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser
 
 
 def _bad_head(message: str) -> ApiError:

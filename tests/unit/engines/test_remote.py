@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from lightship.engines import remote
 from lightship.engines.remote import ProbeResult, RemoteEngine, attempt_failure, root_url, upstream_session
 from lightship.ports.engine import AttemptError, AttemptFailure, EngineCall, HopTimeouts
-from lightship.testing.fake_engine import FakeReply, always
+from lightship.testing.fake_engine import FakeReply, Fault, always, in_turn, stream_reply
 from lightship.testing.fake_upstream import FakeUpstream
 from lightship.transport.errors import (
     ConnectError,
@@ -96,5 +98,103 @@ def test_remote_connection_headers_stay_on_their_hop() -> None:
             async with engine.open(CALL) as reply:
                 assert reply.headers == {"x-end": "2"}
         assert upstream.requests[0].headers["accept-encoding"] == "identity"
+
+    asyncio.run(run())
+
+
+def test_remote_headers_of_the_engine_are_sent_and_stronger_than_a_calls() -> None:
+    async def run() -> None:
+        upstream = FakeUpstream(always(FakeReply()))
+        async with upstream.serving(), upstream_session() as session:
+            engine = RemoteEngine(
+                name="r",
+                base_url=upstream.base_url + "/api/v1",
+                session=session,
+                timeouts=TIMEOUTS,
+                headers={"Authorization": "Bearer secret"},
+            )
+            call = replace(CALL, headers={"authorization": "Bearer other", "traceparent": "00-a"})
+            async with engine.open(call) as reply:
+                assert reply.status == 200
+        [request] = upstream.requests
+        assert (request.method, request.path, request.body) == ("POST", "/api/v1/completions", CALL.body)
+        assert request.headers["authorization"] == "Bearer secret"
+        assert (request.headers["traceparent"], request.headers["host"]) == ("00-a", upstream.base_url[7:])
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("headers", [{"x": "a\r\nb: c"}, {"x\r\nb": "c"}, {"x": "ü"}])
+def test_remote_header_that_would_begin_another_one_is_refused(headers: dict[str, str]) -> None:
+    async def run() -> None:
+        async with upstream_session() as session:
+            with pytest.raises(ValueError, match="holds characters that no header may have"):
+                RemoteEngine(name="r", base_url="http://h", session=session, timeouts=TIMEOUTS, headers=headers)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("was_idle_for_long", [True, False])
+def test_remote_connection_that_died_idle_is_replaced_unseen(
+    was_idle_for_long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_DIED_IDLE_AFTER_S", 0.0 if was_idle_for_long else 3600.0)
+
+    async def run() -> None:
+        replies = in_turn(FakeReply(), FakeReply(fault=Fault.CLOSE_BEFORE_FIRST_BYTE), FakeReply())
+        upstream = FakeUpstream(replies)
+        async with upstream.serving(), upstream_session() as session:
+            engine = RemoteEngine(name="r", base_url=upstream.base_url, session=session, timeouts=TIMEOUTS)
+            async with engine.open(CALL) as reply:
+                assert b"".join([chunk async for chunk in reply.chunks]) == FakeReply().body
+            if was_idle_for_long:
+                async with engine.open(CALL) as reply:
+                    assert b"".join([chunk async for chunk in reply.chunks]) == FakeReply().body
+            else:  # what just worked did not die of idleness
+                with pytest.raises(AttemptError) as caught:
+                    await engine.open(CALL).__aenter__()
+                assert caught.value.failure is AttemptFailure.CLOSED_EARLY
+        assert (len(upstream.requests), upstream.num_connections) == ((3, 2) if was_idle_for_long else (2, 1))
+
+    asyncio.run(run())
+
+
+def test_remote_new_connection_that_dies_is_not_replaced() -> None:
+    async def run() -> None:
+        upstream = FakeUpstream(always(FakeReply(fault=Fault.CLOSE_BEFORE_FIRST_BYTE)))
+        async with upstream.serving(), upstream_session() as session:
+            engine = RemoteEngine(name="r", base_url=upstream.base_url, session=session, timeouts=TIMEOUTS)
+            with pytest.raises(AttemptError):
+                await engine.open(CALL).__aenter__()
+        assert len(upstream.requests) == 1
+
+    asyncio.run(run())
+
+
+def test_remote_answers_in_a_row_share_one_connection() -> None:
+    async def run() -> None:
+        upstream = FakeUpstream(always(stream_reply("a", "b")))
+        async with upstream.serving(), upstream_session() as session:
+            engine = RemoteEngine(name="r", base_url=upstream.base_url, session=session, timeouts=TIMEOUTS)
+            for _ in range(5):
+                async with engine.open(replace(CALL, is_streaming=True)) as reply:
+                    assert b"".join([chunk async for chunk in reply.chunks]) == stream_reply("a", "b").body
+            assert upstream.num_connections == 1
+
+    asyncio.run(run())
+
+
+def test_remote_client_that_reads_nothing_stops_the_replica_from_sending() -> None:
+    async def run() -> None:
+        piece = b"x" * 2**16
+        num_pieces = 2**10  # 64 MiB, more than sockets hold
+        upstream = FakeUpstream(always(FakeReply(chunks=(piece,) * num_pieces, is_chunked=True)))
+        async with upstream.serving(), upstream_session() as session:
+            engine = RemoteEngine(name="r", base_url=upstream.base_url, session=session, timeouts=TIMEOUTS)
+            async with engine.open(replace(CALL, is_streaming=True)) as reply:
+                for _ in range(1000):  # turns of the event loop in which everything could come
+                    await asyncio.sleep(0)
+                assert upstream.num_open == 1
+                assert sum([len(chunk) async for chunk in reply.chunks]) == len(piece) * num_pieces
 
     asyncio.run(run())
