@@ -6,6 +6,7 @@ Pure, but for `list_models`, which asks the endpoints what they serve.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -275,7 +276,7 @@ async def _list_models(
         what = f"the endpoint did not answer within {_ASK_TIMEOUT_S:g} s"
         raise UnreachableEndpointError(what, where=url, hint=hint) from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        said = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else _said(error)
         raise UnreachableEndpointError(f"the endpoint cannot be reached: {said}", where=url, hint=hint) from error
     return _read_listing(endpoint, url, status, body)
 
@@ -287,6 +288,10 @@ class _ModelEntry(msgspec.Struct):
 
 class _ModelList(msgspec.Struct):
     data: list[_ModelEntry] | None
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _read_listing(endpoint: Endpoint, url: str, status: int, body: bytes) -> list[ListedModel]:
