@@ -195,18 +195,12 @@ class Account:
 
     @property
     def is_busy(self) -> bool:
-        """Whether an exchange about it is under way."""
-        return self.lock.locked()
+        """Whether somebody holds its lock or waits for it: only one that is not busy can be locked without waiting."""
+        return self.lock.locked() or self.num_asking > 0
 
     def is_forgettable(self, now_s: float) -> bool:
         """Whether nothing would be lost without it."""
-        is_quiet = (
-            not self.is_changed
-            and not self.has_advance
-            and not self.num_running
-            and not self.num_asking
-            and not self.is_busy
-        )
+        is_quiet = not self.is_changed and not self.has_advance and not self.num_running and not self.is_busy
         return is_quiet and self.slots[-1].start_s <= now_s - WINDOW_S
 
     def known_left(self, now_s: float) -> Left:

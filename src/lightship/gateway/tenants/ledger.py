@@ -282,7 +282,8 @@ class Ledger:
         for start in range(0, len(accounts), _BATCH):
             if self._clock.monotonic_s() < self._store_retry_s:
                 return
-            # One that is just asking reports by that.
+            # One that is just asking reports by that. No other one makes the next step wait, so that two reports that
+            # lock several accounts can never wait for each other.
             await self._report_batch([account for account in accounts[start : start + _BATCH] if not account.is_busy])
 
     async def _report_batch(self, accounts: list[Account]) -> None:
