@@ -108,8 +108,10 @@ def test_example_equals_the_defaults() -> None:
 def test_example_holds_every_supported_setting() -> None:
     data = read_yaml(SUPPORTED).data
     later = [path for path in leaf_paths() if any(path[: len(prefix)] == prefix for prefix in NOT_SUPPORTED_YET)]
-    missing = [show_path(path) for path in leaf_paths() if path not in later and not has_path(data, path)]
-    assert missing == []
+    missing = [path for path in leaf_paths() if path not in later and not has_path(data, path)]
+    # The keys of a section that is null by default stand in the comment beside it.
+    left_out = [path for path in missing if has_path(data, path[:-1]) and re.search(rf"#.*\b{path[-1]}:", SUPPORTED)]
+    assert [show_path(path) for path in missing if path not in left_out] == []
 
 
 def test_example_lists_what_is_not_supported_yet_and_each_is_refused() -> None:

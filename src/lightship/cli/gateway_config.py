@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from lightship.cli.cache_config import cache_config
+from lightship.cli.routing_config import routing_config
+from lightship.cli.tenants_config import tenants_config
 from lightship.evaluation.ladder import Ladder, Rung
 from lightship.gateway.config import GatewayConfig, ReplicaConfig
 from lightship.gateway.dispatch.config import (
@@ -19,13 +19,19 @@ from lightship.gateway.dispatch.config import (
     RungFacts,
 )
 from lightship.gateway.server_config import AccessLogConfig, CorsConfig, ServerConfig, TlsConfig
+from lightship.gateway.state import StateConfig
 from lightship.ports.engine import Degrade, HopTimeouts
 from lightship.spec.document import Spec
 from lightship.spec.gateway import GatewaySpec, TimeoutsSpec
 
 
 def gateway_config(
-    spec: Spec, replicas: Sequence[ReplicaConfig], *, port: int, ladders: Mapping[str, Sequence[RungFacts]] = {}
+    spec: Spec,
+    replicas: Sequence[ReplicaConfig],
+    *,
+    port: int,
+    home: Path,
+    ladders: Mapping[str, Sequence[RungFacts]] = {},
 ) -> GatewayConfig:
     """The gateway in front of these replicas, with everything else as the spec says.
 
@@ -33,6 +39,7 @@ def gateway_config(
         spec: What is wanted.
         replicas: Who serves; their rungs are chosen by the caller.
         port: To listen on; the spec's own may be 0.
+        home: The data directory: keys, and what must be shared or outlast the gateway.
         ladders: What was measured of each model's rungs, from the top down; the rungs of a model that is not here are
             of unknown quality.
     """
@@ -47,17 +54,28 @@ def gateway_config(
         body_limit_bytes=spec.gateway.body_limit,
         drain_timeout_s=spec.gateway.drain_timeout_s,
         dispatch=dispatch_config(spec, ladders, num_processes=spec.gateway.workers),
+        routing=routing_config(spec.gateway.routing),
         cache=cache_config(spec),
+        tenants=tenants_config(spec, home),
+        state=state_config(spec, home),
         server=server_config(spec.gateway),
     )
 
 
-def with_shared_state(config: GatewayConfig, home: Path) -> GatewayConfig:
-    """The configuration with a place for what several processes must share; itself where it has one or needs none."""
-    state = config.state
-    if config.server.workers == 1 or state.folder or state.redis_url:
-        return config
-    return replace(config, state=replace(state, folder=str((home / "gateway").absolute())))
+def state_config(spec: Spec, home: Path) -> StateConfig:
+    """Memory where nothing has to be shared or to outlast the gateway, else files in the data directory, or Redis."""
+    gateway = spec.gateway
+    has_budget = any(
+        (limit.daily_tokens, limit.monthly_tokens, limit.daily_usd, limit.monthly_usd) != (None,) * 4
+        for limit in gateway.limits.values()
+    )
+    needs_files = gateway.workers > 1 or has_budget
+    return StateConfig(
+        folder=str((home / "gateway").absolute()) if needs_files else "",
+        redis_url="" if gateway.state.redis_url == "none" else gateway.state.redis_url,
+        redis_url_env="" if gateway.state.redis_url_env == "none" else gateway.state.redis_url_env,
+        redis_timeout_s=gateway.state.redis_timeout_ms / 1000,
+    )
 
 
 def server_config(gateway: GatewaySpec) -> ServerConfig:

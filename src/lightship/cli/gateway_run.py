@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lightship.artifacts.home import data_home
-from lightship.cli.gateway_config import gateway_config, with_shared_state
+from lightship.cli.gateway_config import gateway_config
 from lightship.cli.gateway_endpoints import (
     Endpoint,
     ListedModel,
@@ -79,11 +79,11 @@ class GatewaySource:
         await self._ask([one for one in endpoints if one.needs_listing], is_reload=is_reload)
         replicas = plan_replicas(endpoints, self.listings, is_one_ladder=bool(self.args.rungs))
         spec = loaded.spec
-        config = gateway_config(spec, replicas, port=spec.gateway.listen.port, ladders={})
+        home = data_home(self.environment)
+        config = gateway_config(spec, replicas, port=spec.gateway.listen.port, home=home)
         config = msgspec.structs.replace(config, model_name=replicas[0].served_model)
         if any(path.startswith("slo.") for path in _set_paths(loaded)):
             config = _with_promise(config, spec)
-        config = with_shared_state(config, data_home(self.environment))
         if problems := list(config_problems(config)):
             raise UsageError("; ".join(problems), hint="Correct the spec or the command line.")
         check_api_keys(config, self.environment)

@@ -25,6 +25,7 @@ from lightship.engines.openvino.adapter import OpenVinoAdapter
 from lightship.engines.process import WorkerProcess, free_port
 from lightship.errors import EngineError
 from lightship.gateway.config import ReplicaConfig, encode_config
+from lightship.gateway.dispatch.config import RungFacts
 from lightship.ports.clock import Clock
 from lightship.ports.variants import Variant
 from lightship.spec.document import Spec
@@ -36,10 +37,11 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GOOD_RUN_S = 1.0, 30.0, 60.0
 
 @dataclass(frozen=True)
 class RungToServe:
-    """One rung of the ladder and the variant that serves it; position 0 is the top."""
+    """One rung of the ladder, the variant that serves it, and what was measured of it; position 0 is the top."""
 
     position: int
     variant: Variant
+    facts: RungFacts
 
 
 class SupervisedProcess:
@@ -178,14 +180,17 @@ def _gateway(
             variant_name=rung.variant.manifest.name,
             variant_digest=rung.variant.manifest.digest,
             rung=rung.position,
+            device=rung.facts.device,
         )
         for rung, port in zip(rungs, ports, strict=True)
     ]
-    config = gateway_config(spec, replicas, port=gateway_port)
+    ladders = {spec.model.name: [rung.facts for rung in rungs]}
+    config = gateway_config(spec, replicas, port=gateway_port, home=around.home, ladders=ladders)
     config_path = _run_file(around, f"gateway-{gateway_port}.json")
     config_path.write_bytes(encode_config(config))
     host = "127.0.0.1" if spec.gateway.listen.host in {"0.0.0.0", "::"} else spec.gateway.listen.host
-    url = f"http://[{host}]:{gateway_port}" if ":" in host else f"http://{host}:{gateway_port}"
+    scheme = "http" if config.server.tls is None else "https"
+    url = f"{scheme}://[{host}]:{gateway_port}" if ":" in host else f"{scheme}://{host}:{gateway_port}"
 
     def make() -> WorkerProcess:
         return WorkerProcess(

@@ -20,6 +20,7 @@ from lightship.artifacts.home import measurement_path
 from lightship.artifacts.machine import this_machine
 from lightship.artifacts.measurements import MeasurementStore
 from lightship.cli.assess import Assessment, assess, write_report
+from lightship.cli.gateway_config import measured_rungs
 from lightship.cli.ladder_table import print_ladder
 from lightship.cli.load_spec import load_spec
 from lightship.cli.measure import Measurer
@@ -27,6 +28,7 @@ from lightship.cli.prepare import BuiltVariants, Surroundings, build_variants, r
 from lightship.cli.resources import resource_figures
 from lightship.cli.run_state import ReplicaState, RunState, published
 from lightship.cli.running import RungToServe, RunningSystem, running_system, watch_until_stopped
+from lightship.errors import SpecError
 from lightship.observability.logs import configure_logging
 from lightship.serving.server import bind_socket
 from lightship.spec.document import Spec
@@ -49,7 +51,11 @@ class Prepared:
         by_digest = {variant.manifest.digest: variant for variant in self.built.variants}
         ladder = self.assessment.ladder
         variants = [by_digest[rung.candidate.variant_digest] for rung in ladder.rungs]
-        return [RungToServe(position, variant) for position, variant in enumerate(variants)]
+        facts = measured_rungs(ladder, concurrency=self.spec.measurement.target_concurrency)
+        return [
+            RungToServe(position, variant, measured)
+            for position, (variant, measured) in enumerate(zip(variants, facts, strict=True))
+        ]
 
 
 def prepare(spec: Spec, around: Surroundings, *, is_forced: bool = False) -> Prepared:
@@ -82,6 +88,9 @@ def run_up(args: argparse.Namespace) -> int:
     configure_logging(component="up", level="WARNING")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # being terminated cleans up as Ctrl-C does
     spec, around, is_serving = load_spec(args).spec, surroundings(), not args.no_serve
+    if spec.upstreams:
+        hint = "Run `lightship gateway` for endpoints that exist, or remove them."
+        raise SpecError("`up` serves the variants it makes, not endpoints elsewhere", where="upstreams", hint=hint)
     with _reserved_port(spec, is_serving=is_serving) as gateway_port:
         prepared = prepare(spec, around, is_forced=args.remeasure)
     print_ladder(Console(), prepared.assessment, prepared.built)

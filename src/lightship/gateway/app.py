@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -26,6 +25,7 @@ from lightship.gateway.relay import Relay
 from lightship.gateway.request_body import read_head
 from lightship.gateway.routing.pool import ReplicaPool
 from lightship.gateway.telemetry import GatewayTelemetry, RequestRecord
+from lightship.gateway.tenants.authentication import Authenticator, Principal
 from lightship.gateway.terms import call_terms
 from lightship.gateway.translation import from_here, to_api_error
 from lightship.ports.clock import Clock
@@ -64,6 +64,7 @@ class GatewayApp:
         catalog: The names it serves.
         pool: Asked for readiness only.
         telemetry: Where requests are counted.
+        authenticator: Says whose a request is.
         clock: Time.
         exposition: What `/metrics` shows; by default what `telemetry` counted.
 
@@ -78,6 +79,7 @@ class GatewayApp:
         catalog: ModelCatalog,
         pool: ReplicaPool,
         telemetry: GatewayTelemetry,
+        authenticator: Authenticator,
         clock: Clock,
         exposition: Callable[[], Awaitable[bytes]] | None = None,
     ) -> None:
@@ -89,6 +91,7 @@ class GatewayApp:
         self._catalog = catalog
         self._pool = pool
         self._telemetry = telemetry
+        self._authenticator = authenticator
         self._clock = clock
         self._readers: dict[str, _Endpoint] = {
             "/v1/models": self._list_models,
@@ -142,8 +145,10 @@ class GatewayApp:
 
     async def _answer(self, scope: Scope, receive: Receive, relay: Relay, record: RequestRecord, path: ApiPath) -> None:
         try:
+            principal = self._authenticator.authenticate(scope["headers"])
+            record.tenant = principal.tenant
             self._admit()
-            call, address = await self._read_call(scope, receive, record, path)
+            call, address = await self._read_call(scope, receive, record, path, principal)
         except ApiError as error:
             await relay.fail(error)
             return
@@ -165,7 +170,7 @@ class GatewayApp:
             raise overloaded("Too many requests are under way. Try again.", reason="saturated")
 
     async def _read_call(
-        self, scope: Scope, receive: Receive, record: RequestRecord, path: ApiPath
+        self, scope: Scope, receive: Receive, record: RequestRecord, path: ApiPath, principal: Principal
     ) -> tuple[EngineCall, Address]:
         config = self._config
         body = await read_json_body(
@@ -173,7 +178,7 @@ class GatewayApp:
         )
         head = read_head(body)
         model = head.model or ""
-        address = self._catalog.resolve(model)
+        address = self._catalog.resolve(model, principal.may_use)
         record.model = address.name
         ladder = self._dispatch.ladders.get(address.served_model)
         terms = call_terms(
@@ -183,12 +188,12 @@ class GatewayApp:
             num_body_bytes=len(body),
             ladder=ladder,
             config=self._dispatch,
-            tenant="",
-            default_priority="",
-            max_importance=math.inf,
+            tenant=principal.tenant,
+            default_priority=principal.default_priority(self._importance_of),
+            max_importance=principal.max_importance(self._importance_of),
             now_s=record.started_s,
         )
-        record.priority, record.tenant = terms.priority, terms.tenant
+        record.priority = terms.priority
         if ladder is not None and path.generates:
             record.promised_ttft_s, record.promised_tpot_s = ladder.ttft_s, ladder.tpot_s
             record.is_streamed = bool(head.stream)
@@ -228,13 +233,20 @@ class GatewayApp:
             _log.exception("request %s", call.request_id)
             await relay.fail(internal_error(call.request_id))
 
+    def _importance_of(self, priority: str) -> int | None:
+        one = self._dispatch.priority(priority)
+        return None if one is None else one.importance
+
     async def _list_models(self, scope: Scope, receive: Receive, send: Send) -> None:
-        del scope, receive
-        await send_json(send, msgspec.json.encode(ModelList(data=list(self._catalog.cards.values()))))
+        del receive
+        principal = self._authenticator.authenticate(scope["headers"])
+        cards = [card for name, card in self._catalog.cards.items() if principal.may_use(name)]
+        await send_json(send, msgspec.json.encode(ModelList(data=cards)))
 
     async def _show_model(self, scope: Scope, receive: Receive, send: Send) -> None:
         del receive
-        card = self._catalog.card(scope["path"].removeprefix(_MODELS_PREFIX))
+        principal = self._authenticator.authenticate(scope["headers"])
+        card = self._catalog.card(scope["path"].removeprefix(_MODELS_PREFIX), principal.may_use)
         await send_json(send, msgspec.json.encode(card))
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:

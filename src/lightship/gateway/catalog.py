@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lightship.gateway.config import ReplicaConfig
@@ -57,22 +57,22 @@ class ModelCatalog:
         """Every name, the top of the ladder first."""
         return list(self._addresses)
 
-    def resolve(self, model: str) -> Address:
-        """Where the name leads.
+    def resolve(self, model: str, may_use: Callable[[str], bool] = lambda name: True) -> Address:
+        """Where the name leads, if whoever asks may use it.
 
-        Raises: ApiError: 404, listing the names there are.
+        Raises: ApiError: 404, listing the names there are for it.
         """
         address = self._addresses.get(model)
-        if address is None:
-            raise model_not_found(model[:_ECHOED_CHARS], known=self.names)
+        if address is None or not may_use(model):
+            raise model_not_found(model[:_ECHOED_CHARS], known=[name for name in self.names if may_use(name)])
         return address
 
-    def card(self, model: str) -> ModelCard:
+    def card(self, model: str, may_use: Callable[[str], bool] = lambda name: True) -> ModelCard:
         """The entry of `/v1/models`.
 
-        Raises: ApiError: 404, listing the names there are.
+        Raises: ApiError: 404, listing the names there are for whoever asks.
         """
-        return self.cards[self.resolve(model).name]
+        return self.cards[self.resolve(model, may_use).name]
 
 
 def _card(name: str, replica: ReplicaConfig, *, created_unix_s: float) -> ModelCard:

@@ -68,9 +68,9 @@ class Relay:
             record.num_bytes += len(chunk)
             self._tail = chunk if len(chunk) >= _TAIL_BYTES else (self._tail + chunk)[-_TAIL_BYTES:]
             await send_chunk(self._send, chunk)
-        if self._is_event_stream and reply.status == 200 and self._ends_with_done:
-            if not self._tail.rstrip().endswith(b"data: [DONE]"):
-                raise StreamBrokenError("the engine ended the stream without [DONE]")
+        needs_done = self._ends_with_done and self._is_event_stream and reply.status == 200
+        if needs_done and not self._tail.rstrip().endswith(b"data: [DONE]"):
+            raise StreamBrokenError("the engine ended the stream without [DONE]")
         record.outcome = outcome_of(reply.status)
         if record.outcome is Outcome.SERVED and reply.degraded:
             record.outcome = Outcome.DEGRADED

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from lightship.engines.remote import RemoteEngine, upstream_session
 from lightship.errors import UsageError
+from lightship.gateway.api.first_token import FirstTokenEngine
 from lightship.gateway.api.responding import ResponsesEngine
 from lightship.gateway.app import GatewayApp
 from lightship.gateway.cache.opening import open_store
@@ -18,8 +19,14 @@ from lightship.gateway.config import GatewayConfig, ReplicaConfig
 from lightship.gateway.routing.pool import ReplicaPool
 from lightship.gateway.routing.replica import Replica
 from lightship.gateway.stack import Stack, build_stack
+from lightship.gateway.state import resolved
 from lightship.gateway.telemetry import GatewayTelemetry
+from lightship.gateway.tenants.authentication import Authenticator
+from lightship.gateway.tenants.key_watch import KeyWatch
+from lightship.gateway.tenants.ledger import Ledger
+from lightship.gateway.tenants.memory_store import MemoryStore
 from lightship.gateway.tenants.running import Tenants, running_tenants
+from lightship.gateway.tenants.store_loss import StoreLoss
 from lightship.ports.clock import Clock, SystemClock
 from lightship.transport.pool import ConnectionPool
 
@@ -62,8 +69,14 @@ class RunningGateway:
 def build_app(
     config: GatewayConfig, replicas: Iterable[Replica], *, clock: Clock, telemetry: GatewayTelemetry
 ) -> tuple[GatewayApp, ReplicaPool]:
-    """The app in front of these replicas, and their pool; nothing is probed yet (see `ReplicaPool.watching`)."""
-    app, pool, _ = _assemble(config, replicas, clock=clock, telemetry=telemetry, exposition=None)
+    """The app in front of these replicas, and their pool; nothing is probed yet (see `ReplicaPool.watching`).
+
+    It has neither keys nor limits: those need tasks of their own (see `reloadable_gateway`).
+    """
+    ledger = Ledger(MemoryStore(clock), clock, holder="alone", on_store_loss=StoreLoss.ALLOW)
+    authenticator = Authenticator(are_keys_required=False, unix_s=clock.unix_s, on_failure=telemetry.record_key_failure)
+    tenants = Tenants(authenticator, ledger, KeyWatch(None, authenticator, clock))
+    app, pool, _ = _assemble(config, replicas, clock=clock, telemetry=telemetry, tenants=tenants, exposition=None)
     return app, pool
 
 
@@ -83,7 +96,9 @@ def make_replicas(
             timeouts=config.timeouts,
             headers=_authorization(replica, environment),
         )
-        engine = ResponsesEngine(remote, clock=clock, first_token_s=config.timeouts.first_token_s)
+        first_token_s = config.timeouts.first_token_s
+        committed = FirstTokenEngine(remote, first_token_s=first_token_s)
+        engine = ResponsesEngine(committed, clock=clock, first_token_s=first_token_s)
         replicas.append(Replica(replica, engine, metrics=remote))
     return replicas
 
@@ -125,16 +140,17 @@ async def reloadable_gateway(
     """
     clock = clock or SystemClock()
     telemetry = telemetry or GatewayTelemetry()
+    state = resolved(config.state, environment)
     async with AsyncExitStack() as resources:
         session = await resources.enter_async_context(upstream_session())
         replicas = make_replicas(config, session, environment=environment, clock=clock)
         responses = None
         if config.cache is not None:
-            responses = await resources.enter_async_context(open_store(config.cache, config.state, clock=clock))
+            responses = await resources.enter_async_context(open_store(config.cache, state, clock=clock))
         tenants = await resources.enter_async_context(
             running_tenants(
                 config.tenants,
-                config.state,
+                state,
                 clock=clock,
                 on_key_failure=telemetry.record_key_failure,
                 num_processes=config.server.workers,
@@ -178,6 +194,7 @@ def _assemble(
         interval_s=config.health_interval_s,
         routing=config.routing,
         served_model=config.model_name,
+        num_processes=config.server.workers,
     )
     telemetry.watch_replicas(pool)
     stack = build_stack(pool, config, telemetry=telemetry, clock=clock, ledger=tenants.ledger, responses=responses)

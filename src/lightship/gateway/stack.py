@@ -3,6 +3,7 @@
     client
       app.py           one ASGI app: reads the request, counts its outcome
       relay.py         sends the reply on as it comes; what happens when it breaks
+      LimitedEngine    the caller's own limits and budgets: reserves before, settles after
       CachedEngine     gives an answer that was given before; one call for several equal requests (if configured)
       AdmittedEngine   waits for its turn, chooses the rung, refuses what cannot be served in time
       MeteredEngine    asks for the token counts of a stream, reads them, hides them again
@@ -11,6 +12,8 @@
       ObservedEngine   counts attempts, measures the replica's share of the time
       HedgedEngine     a second attempt when the first byte is late, if configured
       BalancedEngine   picks a replica of the call's rung, counts what is in flight there
+      ResponsesEngine  /v1/responses as the engine has it, or made of chat completions
+      FirstTokenEngine what a stream says before its first token commits to nothing
       RemoteEngine     one replica over HTTP
 
 Each layer is an `Engine` round another one. A new feature is a new layer with its place and its reason in this list.
@@ -34,6 +37,8 @@ from lightship.gateway.routing.hedging import HedgedEngine
 from lightship.gateway.routing.pool import ReplicaPool
 from lightship.gateway.routing.retrying import RetryBudget, RetryingEngine
 from lightship.gateway.telemetry import GatewayTelemetry
+from lightship.gateway.tenants.ledger import Ledger
+from lightship.gateway.tenants.limiting import LimitedEngine
 from lightship.ports.clock import Clock
 from lightship.ports.engine import Engine
 
@@ -43,12 +48,14 @@ class Stack:
     """All layers between the app and the replicas; `top` is the one to call."""
 
     top: Engine
+    limited: LimitedEngine
     cached: CachedEngine | None
     admitted: AdmittedEngine
     retrying: RetryingEngine
 
     def apply(self, config: GatewayConfig) -> None:
         """Effects: calls from now on meet these settings; what the layers have learned stays."""
+        self.limited.apply(config.tenants, variants_of(config))
         if self.cached is not None:
             self.cached.apply(config.cache)
         self.admitted.apply(config.complete_dispatch)
@@ -61,9 +68,19 @@ def build_stack(
     *,
     telemetry: GatewayTelemetry,
     clock: Clock,
+    ledger: Ledger,
     responses: ResponseStore | None = None,
 ) -> Stack:
-    """All layers between the app and the replicas; answers are kept in `responses`, if there is one."""
+    """All layers between the app and the replicas.
+
+    Args:
+        pool: The replicas.
+        config: Everything that is configured.
+        telemetry: Where it is counted.
+        clock: Time.
+        ledger: Where limits are counted.
+        responses: Where answers are kept, if they are.
+    """
     budget = RetryBudget(config.retry_budget_share)
     engine: Engine = HedgedEngine(BalancedEngine(pool), pool=pool, budget=budget)
     engine = ObservedEngine(engine, telemetry=telemetry, clock=clock)
@@ -75,14 +92,24 @@ def build_stack(
     )
     telemetry.watch_dispatcher(dispatcher, clock)
     admitted = AdmittedEngine(MeteredEngine(retrying), dispatcher, clock=clock, jitter=random.random)
-    if responses is None:
-        return Stack(admitted, None, admitted, retrying)
-    cached = CachedEngine(
-        admitted,
-        config.cache,
-        store=responses,
-        acceptable_digests=dispatcher.acceptable_digests,
-        telemetry=CacheTelemetry(telemetry.registry),
-        clock=clock,
+    inner: Engine = admitted
+    cached = None
+    if responses is not None:
+        inner = cached = CachedEngine(
+            admitted,
+            config.cache,
+            store=responses,
+            acceptable_digests=dispatcher.acceptable_digests,
+            telemetry=CacheTelemetry(telemetry.registry),
+            clock=clock,
+        )
+    limited = LimitedEngine(
+        inner, ledger=ledger, config=config.tenants, variants=variants_of(config), random_share=random.random
     )
-    return Stack(cached, cached, admitted, retrying)
+    return Stack(limited, limited, cached, admitted, retrying)
+
+
+def variants_of(config: GatewayConfig) -> dict[str, list[str]]:
+    """Names of the variants of each served model, from the top rung down."""
+    ladders = config.complete_dispatch.ladders
+    return {model: [rung.variant_name for rung in ladder.rungs] for model, ladder in ladders.items()}

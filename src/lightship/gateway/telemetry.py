@@ -15,6 +15,7 @@ from lightship.gateway.dispatch.collector import DispatchCollector
 from lightship.gateway.dispatch.dispatcher import Dispatcher
 from lightship.gateway.routing.collector import RoutingCollector
 from lightship.gateway.routing.pool import ReplicaPool
+from lightship.gateway.tenants.authentication import KeyFailure
 from lightship.observability import names
 from lightship.ports.clock import Clock
 from lightship.ports.engine import AttemptFailure, Outcome, TokenUsage
@@ -146,6 +147,12 @@ class GatewayTelemetry:
             [names.LABEL_OBJECTIVE, names.LABEL_VERDICT],
             registry=self.registry,
         )
+        self._key_failures = Counter(
+            names.KEY_FAILURES,
+            "Requests that were not let in, by reason.",
+            [names.LABEL_REASON],
+            registry=self.registry,
+        )
         self._watched: ReplicaPool | None = None
 
     def watch_replicas(self, pool: ReplicaPool) -> None:
@@ -157,6 +164,10 @@ class GatewayTelemetry:
     def watch_dispatcher(self, dispatcher: Dispatcher, clock: Clock) -> None:
         """Effects: the metrics of admission are read from it when they are asked for. To be called once."""
         self.registry.register(DispatchCollector(dispatcher, clock))
+
+    def record_key_failure(self, failure: KeyFailure) -> None:
+        """Counts one request that was not let in."""
+        self._key_failures.labels(failure.value).inc()
 
     def record_attempt(self, *, replica: str, result: AttemptResult | AttemptFailure) -> None:
         """Counts one attempt."""

@@ -7,8 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from lightship.spec.admission import AdmissionSpec, PrioritySpec
 from lightship.spec.base import StrictModel
-from lightship.spec.values import BodyLimitBytes, Label, ListenAddress, ListenField
+from lightship.spec.replica_routing import ReplicaRoutingSpec
+from lightship.spec.server import AccessLogSpec, CorsSpec, TlsSpec
+from lightship.spec.state import StateSpec
+from lightship.spec.tenants import KeysSpec, LimitSpec, StoreLoss, TokenPriceSpec
+from lightship.spec.values import BodyLimitBytes, CacheBytes, Label, ListenAddress, ListenField, VariantName, show_bytes
 
 
 class TimeoutsSpec(StrictModel):
@@ -50,35 +55,27 @@ class RetriesSpec(StrictModel):
     )
 
 
-class KeysSpec(StrictModel):
-    """Who may send requests."""
-
-    required: bool = Field(default=False, description="Whether a request needs a key.")
-
-
-class LimitSpec(StrictModel):
-    """Rate limits of one group of keys; null sets none."""
-
-    requests_per_min: int | None = Field(
-        default=None, ge=1, le=10**9, description="Most requests in a minute. Unit: requests per minute."
-    )
-    tokens_per_min: int | None = Field(
-        default=None, ge=1, le=10**12, description="Most prompt and output tokens in a minute. Unit: tokens per minute."
-    )
-
-
-class PrioritySpec(StrictModel):
-    """How one class of requests is treated when the system is full."""
-
-    degrade: Literal["allowed", "preferred", "never"] = Field(
-        default="allowed", description="Whether a lower rung may answer: allowed, preferred or never."
-    )
-
-
 class ExactCacheSpec(StrictModel):
-    """Answers kept for requests that are the same byte for byte."""
+    """Answers kept for the same tenant's requests that ask the same of the same variant."""
 
     ttl_s: float = Field(default=3600, gt=0, le=2_592_000, description="Time an answer is kept, in seconds.")
+    max_size: CacheBytes = Field(default=256 * 2**20, description="All answers together. Unit: bytes.")
+    max_answer_size: BodyLimitBytes = Field(
+        default=2**20, description="Longest answer that is kept, not above `max_size`. Unit: bytes."
+    )
+    deterministic_only: bool = Field(
+        default=True, description="Whether only requests with `temperature: 0` are answered from the cache."
+    )
+    accept_seed: bool = Field(
+        default=False, description="Whether a request with a `seed` counts as deterministic, whatever its temperature."
+    )
+
+    @field_validator("max_answer_size")
+    @classmethod
+    def _fits(cls, value: int, info: ValidationInfo) -> int:
+        if value > info.data.get("max_size", value):
+            raise ValueError(f"{show_bytes(value)} is more than max_size ({show_bytes(info.data['max_size'])})")
+        return value
 
 
 class SemanticCacheSpec(StrictModel):
@@ -113,13 +110,39 @@ class GatewaySpec(StrictModel):
     )
     timeouts: TimeoutsSpec = Field(default=TimeoutsSpec(), description="Time limits of every hop.")
     retries: RetriesSpec = Field(default=RetriesSpec(), description="Second tries before the first byte.")
+    routing: ReplicaRoutingSpec = Field(
+        default=ReplicaRoutingSpec(), description="How the replicas of a rung share its requests."
+    )
     drain_timeout_s: float = Field(
         default=30, ge=0, le=3600, description="Time requests under way get to end after a stop signal, in seconds."
     )
+    send_timeout_s: float = Field(
+        default=30, gt=0, le=3600, description="Longest time a client may leave its answer unread, in seconds."
+    )
+    workers: int = Field(
+        default=1, ge=1, le=256, description="Serving processes, of which each can use one core. Unit: processes."
+    )
+    tls: TlsSpec | None = Field(default=None, description="Encrypted connections; null serves plain HTTP.")
+    cors: CorsSpec | None = Field(default=None, description="Web pages that may call it; null allows none.")
+    access_log: AccessLogSpec = Field(default=AccessLogSpec(), description="The line about each request.")
     keys: KeysSpec = Field(default=KeysSpec(), description="Who may send requests.")
     limits: Annotated[Mapping[Label, LimitSpec], Field(strict=False)] = Field(
-        default={}, max_length=1000, description="Rate limits by group of keys; `default` is for everyone else."
+        default={}, max_length=1000, description="Limits and budgets by tenant; `default` is for every other one."
     )
+    prices: Annotated[Mapping[VariantName, TokenPriceSpec], Field(strict=False)] = Field(
+        default={},
+        max_length=1000,
+        description="What tokens cost tenants, by variant; `default` is for every other one. USD budgets count by it.",
+    )
+    on_store_loss: StoreLoss = Field(
+        default="by_budget",
+        description="When shared counters cannot be reached: `allow` requests with each process's share of the rates, "
+        "`refuse` them, or refuse only tenants that have a budget (`by_budget`).",
+    )
+    state: StateSpec = Field(
+        default=StateSpec(), description="Where counters and answers live that must outlast or be shared."
+    )
+    admission: AdmissionSpec = Field(default=AdmissionSpec(), description="The queue and the steps of the ladder.")
     priorities: Annotated[Mapping[Label, PrioritySpec], Field(strict=False)] = Field(
         default={}, max_length=100, description="Classes of requests by name."
     )

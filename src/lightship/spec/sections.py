@@ -52,6 +52,21 @@ class QualityBudgetSpec(StrictModel):
     degraded_requests: float = Field(
         default=0.10, ge=0, le=1, description="Requests that may be degraded in one period. Unit: share, 0 to 1."
     )
+    mean_loss: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description=(
+            "Quality that may be lost on average over all answers, by the upper end of each rung's interval; null sets "
+            "no bound. Unit: share, 0 to 1."
+        ),
+    )
+    expected_requests: int = Field(
+        default=1000,
+        ge=0,
+        le=10**12,
+        description="Requests a period is taken to have before that many have come. Unit: requests.",
+    )
     per: BudgetPeriodS = Field(
         default=86400, description="Length of one budget period: 1d, 12h, or a number. Unit: seconds."
     )

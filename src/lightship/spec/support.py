@@ -14,19 +14,13 @@ from lightship.spec.problems import Problem, show_short
 
 # Path of a value, or of a section with everything below it; only its default is accepted.
 NOT_SUPPORTED_YET: tuple[Path, ...] = (
-    ("quality", "budget"),
     ("engines", "vllm"),
     ("engines", "llamacpp"),
     ("engines", "simulated"),
     ("replicas", "min"),
     ("replicas", "max"),
     ("replicas", "idle_after_s"),
-    ("gateway", "keys", "required"),
-    ("gateway", "limits"),
-    ("gateway", "priorities"),
-    ("gateway", "cache", "exact"),
     ("gateway", "cache", "semantic"),
-    ("upstreams",),
     ("routing", "privacy"),
     ("routing", "spill"),
     ("deploy", "kubernetes"),

@@ -112,11 +112,10 @@ def test_parse_spec_size_out_of_bounds_is_refused_with_the_bounds() -> None:
 
 
 def test_parse_spec_mistake_inside_an_unsupported_setting_tells_both() -> None:
-    assert message("gateway: {priorities: {batch: {degrade: prefered}}}").splitlines() == [
+    assert message("gateway: {cache: {semantic: {mode: shado}}}").splitlines() == [
         "lightship.yaml: 2 problems",
-        "  lightship.yaml:1: gateway.priorities.batch.degrade: "
-        "expected one of allowed, preferred, never, got the text 'prefered'",
-        "  lightship.yaml:1: gateway.priorities: this setting is not supported yet. Keep the default, {}.",
+        "  lightship.yaml:1: gateway.cache.semantic.mode: expected one of shadow, serve, got the text 'shado'",
+        "  lightship.yaml:1: gateway.cache.semantic: this section is not supported yet. Remove it.",
     ]
 
 
@@ -158,7 +157,7 @@ def test_parse_spec_all_problems_of_a_file_are_told_at_once() -> None:
         "slo: {tpot_ms: 0}\n"
         "upstreams: [{name: cloud, base_url: 'https://example.com'}]\n"
         "routing: {spill: {to: clod}}\n"
-        "gateway: {keys: {required: true}}\n"
+        "replicas: {max: 4}\n"
         "measurement: {concurrencies: [2]}\n"
     )
     assert [line.split(": ")[0:2] for line in told.splitlines()[1:]] == [
@@ -166,6 +165,5 @@ def test_parse_spec_all_problems_of_a_file_are_told_at_once() -> None:
         ["  lightship.yaml:2", "slo.tpot_ms"],
         ["  lightship.yaml:4", "routing"],
         ["  lightship.yaml:6", "measurement.target_concurrency"],
-        ["  lightship.yaml:5", "gateway.keys.required"],
-        ["  lightship.yaml:3", "upstreams"],
+        ["  lightship.yaml:5", "replicas.max"],
     ]

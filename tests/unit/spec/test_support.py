@@ -57,7 +57,7 @@ def test_unsupported_settings_defaults_have_none() -> None:
 
 def test_unsupported_setting_in_environment_names_the_variable() -> None:
     with pytest.raises(SpecError) as caught:
-        parse_spec("", environment={"LIGHTSHIP__QUALITY__BUDGET__PER": "7d"})
+        parse_spec("", environment={"LIGHTSHIP__ROUTING__PRIVACY__STAY": "edge"})
     assert str(caught.value) == (
-        "LIGHTSHIP__QUALITY__BUDGET__PER: quality.budget: this section is not supported yet. Remove it."
+        "LIGHTSHIP__ROUTING__PRIVACY__STAY: routing.privacy: this section is not supported yet. Remove it."
     )
