@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from lightship.engines.remote import RemoteEngine, upstream_session
+from lightship.gateway.api.first_token import FirstTokenEngine
+from lightship.gateway.api.responding import ResponsesEngine
+from lightship.ports.clock import SystemClock
 from lightship.ports.engine import (
     AttemptError,
     AttemptFailure,
@@ -81,10 +84,20 @@ async def remote_bench(script: Script, timeouts: HopTimeouts) -> AsyncIterator[B
         )
 
 
+@asynccontextmanager
+async def replica_bench(script: Script, timeouts: HopTimeouts) -> AsyncIterator[Bench]:
+    """The HTTP leaf as a gateway uses it: with a commit point at the first token, and `/v1/responses`."""
+    async with remote_bench(script, timeouts) as bench:
+        assert isinstance(bench.engine, RemoteEngine)
+        committed = FirstTokenEngine(bench.engine, first_token_s=timeouts.first_token_s)
+        engine = ResponsesEngine(committed, clock=SystemClock(), first_token_s=timeouts.first_token_s)
+        yield replace(bench, engine=engine)
+
+
 BenchFactory = Callable[[Script, HopTimeouts], AbstractAsyncContextManager[Bench]]
 
 
-@pytest.fixture(params=[fake_bench, remote_bench], ids=["fake", "remote"])
+@pytest.fixture(params=[fake_bench, remote_bench, replica_bench], ids=["fake", "remote", "replica"])
 def bench_factory(request: pytest.FixtureRequest) -> BenchFactory:
     factory: BenchFactory = request.param
     return factory

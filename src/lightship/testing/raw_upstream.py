@@ -20,7 +20,7 @@ _MAX_HEAD_BYTES = 2**20
 class RawUpstream:
     """Scripts by name: a request for `/NAME/v1/...` is answered by the script of that name.
 
-    Readiness probes (GET) are answered with 200, requests for `missing` paths with 404. `num_requests` counts the others.
+    Readiness probes (GET) are answered with 200, requests for `missing` paths with 404; all others are counted.
     """
 
     def __init__(self, scripts: Mapping[str, RawScript], *, missing: Collection[str] = ()) -> None:
