@@ -78,8 +78,13 @@ def _check_utf8(body: bytes) -> None:
 
 def _is_head_unambiguous(body: bytes) -> bool:
     """Whether no field of the head can stand there twice, however it is spelled; else a closer look is needed."""
-    keys = _HEAD_KEY.findall(body)
-    return len(keys) == len(set(keys)) and _ESCAPED_LETTER.search(body) is None
+    seen: set[bytes] = set()
+    for match in _HEAD_KEY.finditer(body):  # ends at the first repetition: a body may hold millions
+        key = match[0]
+        if key in seen:
+            return False
+        seen.add(key)
+    return _ESCAPED_LETTER.search(body) is None
 
 
 def _refuse_duplicates(body: bytes) -> None:
