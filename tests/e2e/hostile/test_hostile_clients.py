@@ -491,6 +491,8 @@ RESPONSES_BODIES = [
     (b'{"model":"good","input":"x","text":{"format":{"type":"json_object"}}}', 400, "text.format"),
     (b'{"model":"good","input":[{"role":"user","content":[{"type":"input_image","image_url":"u"}]}]}', 400, None),
     (b'{"model":"good","input":"' + b"a dog and " * 5000 + b'"}', 400, "input"),
+    (b'{"model":"good","input":[' + b"{}," * (BODY_LIMIT_BYTES // 4) + b"{}]}", 400, None),
+    (b'{"model":"good","input":"x","tools":[' + b"[]," * (BODY_LIMIT_BYTES // 4) + b"[]]}", 400, None),
 ]
 
 
@@ -499,4 +501,4 @@ def test_responses_request_that_cannot_be_honoured_names_the_field(
     gateway: Any, body: bytes, status: int, param: str | None
 ) -> None:
     answer = gateway.post(RESPONSES, body)
-    assert (answer.status, param or answer.error["param"]) == (status, answer.error["param"]), answer.body
+    assert (answer.status, param or answer.error["param"]) == (status, answer.error["param"]), answer.body[:500]

@@ -28,6 +28,9 @@ from lightship.wire.response_records import (
     ResponseUsage,
 )
 
+# Values in a document that is built up as objects, and so takes many times its bytes. Every value but the first one of
+# a list or an object follows a comma; those within texts count too, so this is far above what a conversation has.
+MAX_VALUES = 300_000
 MAX_METADATA = 16
 MAX_METADATA_KEY_CHARS = 64
 MAX_METADATA_VALUE_CHARS = 512
@@ -79,6 +82,9 @@ def to_chat_call(body: bytes, *, response_id: str, created_unix_s: int) -> ChatC
 
     Raises: ApiError: 400, naming the field that is wrong or that cannot be honoured without an engine's help.
     """
+    if body.count(b",") > MAX_VALUES:
+        message = f"The request has more than {MAX_VALUES} values, which is more than can be translated."
+        raise invalid_request(message, code="too_many_parameters")
     request = decode_body(body, ResponsesRequest)
     _refuse_unless_neutral(request)
     _check_metadata(request.metadata or {})
@@ -125,6 +131,8 @@ def from_chat_reply(body: bytes, draft: ResponseObject, *, message_id: str) -> R
 
     Raises: ValueError: it is no chat answer.
     """
+    if body.count(b",") > MAX_VALUES:
+        raise ValueError(f"a chat answer with more than {MAX_VALUES} values")
     try:
         reply = msgspec.json.decode(body, type=_ChatReply)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

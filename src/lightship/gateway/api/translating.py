@@ -17,7 +17,7 @@ from lightship.wire.errors import ApiError
 from lightship.wire.sse import CONTENT_TYPE, EventSplitter, EventTooLargeError
 
 # A whole answer is read into memory to be translated, one event of a stream too; no answer comes near.
-MAX_WHOLE_BYTES = 32 * 2**20
+MAX_WHOLE_BYTES = 16 * 2**20
 MAX_EVENT_BYTES = 2 * 2**20
 MAX_ERROR_BYTES = 64 * 2**10
 _BROKE_OFF = "The answer broke off: the model's engine failed."

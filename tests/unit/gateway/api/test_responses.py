@@ -11,6 +11,7 @@ import pytest
 from openai.types.responses import Response
 
 from lightship.gateway.api.responses import (
+    MAX_VALUES,
     ChatCall,
     from_chat_reply,
     param_of_responses,
@@ -174,6 +175,20 @@ def test_request_what_cannot_be_honoured_is_refused_by_name(case: Refused) -> No
     with pytest.raises(ApiError) as caught:
         translate(**case.fields)
     assert (caught.value.status, caught.value.param, caught.value.code) == (400, case.param, case.code)
+
+
+@pytest.mark.parametrize("value", [b"{}", b"[]", b'"a"', b"1.5", b'{"a":1}'])
+def test_request_that_would_take_many_times_its_size_is_refused_before_it_is_built(value: bytes) -> None:
+    body = b'{"model":"m","input":"x","tools":[' + b",".join([value] * (MAX_VALUES + 2)) + b"]}"
+    with pytest.raises(ApiError) as caught:
+        to_chat_call(body, response_id="r", created_unix_s=1)
+    assert caught.value.code == "too_many_parameters"
+
+
+def test_reply_that_would_take_many_times_its_size_is_none() -> None:
+    body = b'{"choices":[' + b",".join([b"{}"] * (MAX_VALUES + 2)) + b"]}"
+    with pytest.raises(ValueError, match="values"):
+        from_chat_reply(body, translate().draft, message_id="m")
 
 
 def test_request_values_that_ask_for_nothing_are_accepted() -> None:
