@@ -1,11 +1,12 @@
 """A chat stream as the events of `/v1/responses`: a state machine that is fed events and gives back bytes. Pure.
 
-    HELD --first text, or the end--> OPEN --[DONE] after a finish reason--> ENDED
-      |                                |
-      +-----------error----------------+--> FAILED
+    HELD --first token--> CREATED --first text--> OPEN --[DONE] after a finish reason--> ENDED
+      |                      |                      |
+      +---------error--------+----------------------+--> FAILED
 
 While HELD nothing may be sent: `response.created` is a promise, and until a token is there another replica can still
-keep it. Role-only chunks, empty texts and comments stay HELD.
+keep it. Role-only chunks, empty texts and comments stay HELD. A model that reasons first is CREATED: its reasoning is
+counted and not sent, since no field of the request could have asked for it.
 Source: https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
@@ -42,6 +43,8 @@ _Event = StatusEvent | ItemEvent | PartEvent | TextDeltaEvent | TextDoneEvent | 
 class _Delta(msgspec.Struct, frozen=True):
     content: str | None = None
     refusal: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
 
 
 class _ChunkChoice(msgspec.Struct, frozen=True):
@@ -85,13 +88,15 @@ class ResponseEvents:
         draft: The response before anything is known of it.
         message_id: Of its one message.
 
-    `num_texts` counts the deltas so far; `usage` is what the engine counted, once it has said so.
+    `has_begun` says that something was to be sent; `num_texts` counts the deltas so far; `usage` is what the engine
+    counted, once it has said so.
     """
 
     def __init__(self, draft: ResponseObject, *, message_id: str) -> None:
         self.usage: ResponseUsage | None = None
         self.num_texts = 0
         self.is_ended = False
+        self.has_begun = False
         self._draft = draft
         self._message_id = message_id
         self._is_open = False
@@ -115,15 +120,19 @@ class ResponseEvents:
             raise no_answer("The model's engine sent what is no answer.") from error
         if chunk.error is not None:
             raise ChatStreamError(error_of(chunk.error))
-        if chunk.model is not None and not self._is_open:
+        if chunk.model is not None and not self.has_begun:
             self._draft = msgspec.structs.replace(self._draft, model=chunk.model)
         self.usage = usage_of(chunk.usage) or self.usage
         if not chunk.choices:
             return b""
         choice = chunk.choices[0]
         self._finish_reason = choice.finish_reason or self._finish_reason
-        text = (choice.delta.content or choice.delta.refusal or "") if choice.delta is not None else ""
-        return self._text(text) if text else b""
+        delta = choice.delta
+        if delta is None:
+            return b""
+        if text := delta.content or delta.refusal:
+            return self._text(text)
+        return self._create() if delta.reasoning or delta.reasoning_content else b""
 
     def failed(self, error: ApiError) -> bytes:
         """The events that end a response which failed after it had begun."""
@@ -147,12 +156,17 @@ class ResponseEvents:
         name = "response.output_text.delta"
         return opening + self._write(name, TextDeltaEvent(name, self._next(), self._message_id, text))
 
+    def _create(self) -> bytes:
+        if self.has_begun:
+            return b""
+        self.has_begun = True
+        return self._status("response.created", self._draft) + self._status("response.in_progress", self._draft)
+
     def _open(self) -> bytes:
         self._is_open = True
         item = OutputMessage(self._message_id, "in_progress", [])
         return (
-            self._status("response.created", self._draft)
-            + self._status("response.in_progress", self._draft)
+            self._create()
             + self._item("response.output_item.added", item)
             + self._part("response.content_part.added", OutputText(""))
         )

@@ -56,7 +56,7 @@ async def _events(reply: EngineReply, events: ResponseEvents) -> AsyncGenerator[
         if not events.is_ended:
             raise StreamBrokenError("the engine ended the stream without [DONE]")
     except (ChatStreamError, StreamBrokenError) as error:
-        if not events.num_texts or events.is_ended:
+        if not events.has_begun or events.is_ended:
             raise
         said = error if isinstance(error, ChatStreamError) else no_answer(_BROKE_OFF)
         yield events.failed(said.api_error)

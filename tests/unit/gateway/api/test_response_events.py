@@ -82,6 +82,31 @@ def test_stream_promises_nothing_before_its_first_text(early: bytes) -> None:
     assert [event.type for event in parsed(events.feed(delta("a")))] == [*PROMISES, "response.output_text.delta"]
 
 
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_stream_that_reasons_first_has_begun_and_keeps_its_reasoning(name: str) -> None:
+    events = writer()
+    thought = json.dumps({"choices": [{"delta": {name: "hm"}}]}).encode()
+    assert [event.type for event in parsed(events.feed(thought))] == PROMISES[:2]
+    assert events.has_begun
+    assert events.feed(thought) == b""
+    made = parsed(events.feed(delta("a", finish="stop")) + events.feed(b"[DONE]"))
+    assert [event.type for event in made] == [
+        *PROMISES[2:],
+        "response.output_text.delta",
+        *ENDING,
+        "response.completed",
+    ]
+    assert [event.sequence_number for event in made] == list(range(2, len(made) + 2))
+    assert made[-1].response.output_text == "a"
+
+
+def test_failure_while_it_reasons_has_no_output() -> None:
+    events = writer()
+    events.feed(b'{"choices":[{"delta":{"reasoning":"hm"}}]}')
+    failed, _ = parsed(events.failed(upstream_failed("It broke.")))
+    assert (failed.type, failed.response.output) == ("response.failed", [])
+
+
 def test_stream_that_was_cut_ends_incomplete() -> None:
     events = writer()
     made = parsed(events.feed(delta("a", finish="length")) + events.feed(b"[DONE]"))
