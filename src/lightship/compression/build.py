@@ -2,7 +2,7 @@
 
 A recipe of n steps is built as the variant of its first n-1 steps plus one more step, so `int8` (convert, quantize)
 finds the conversion of `fp16` in the store instead of making it again. A step's identity (its *build key*) is the
-parent's digest, the steps so far and the versions of the tools that run them.
+parent's digest, the steps so far, the digests of students they copy and the versions of the tools that run them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -60,7 +60,7 @@ def build_variant(recipe: Recipe, checkpoint: Checkpoint, context: BuildContext,
     variant: Variant | None = None
     for count, step in enumerate(recipe.steps, start=1):
         so_far = Recipe(recipe.name, recipe.steps[:count])
-        key = build_key(checkpoint.digest, so_far.steps)
+        key = build_key(checkpoint.digest, so_far.steps, student_digests=_student_digests(so_far.steps, context))
         is_last = count == len(recipe.steps)
         describe = _describer(so_far if is_last else _named_after_steps(so_far), checkpoint, key, model_name)
         variant = context.store.build(key, describe, _builder(step, parent, key, context))
@@ -70,14 +70,24 @@ def build_variant(recipe: Recipe, checkpoint: Checkpoint, context: BuildContext,
     return variant
 
 
-def build_key(parent_digest: str, steps: tuple[RecipeStep, ...]) -> str:
-    """SHA-256 over parent, steps and tool versions, in hex."""
-    content = {
+def build_key(
+    parent_digest: str, steps: tuple[RecipeStep, ...], *, student_digests: Mapping[str, str] | None = None
+) -> str:
+    """SHA-256 over parent, steps, students that are copied, and tool versions, in hex."""
+    content: dict[str, Any] = {
         "parent": parent_digest,
         "steps": [{"kind": step.kind, "options": step.options} for step in steps],
         "tools": tool_versions(steps),
     }
+    if student_digests:
+        content["students"] = dict(student_digests)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _student_digests(steps: tuple[RecipeStep, ...], context: BuildContext) -> dict[str, str]:
+    """A newer release may bring another student under the same name, which must not be taken for the old one."""
+    names = {str(step.options["student"]) for step in steps if step.kind == "distill"}
+    return {name: inspect_checkpoint(context.students[name]).digest for name in names if name in context.students}
 
 
 def tool_versions(steps: tuple[RecipeStep, ...]) -> dict[str, str]:

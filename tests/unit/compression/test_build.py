@@ -227,6 +227,18 @@ def test_build_distilled_recipe_takes_the_student_and_keeps_the_model_as_parent(
     assert [step.kind for step in final.manifest.recipe.steps] == ["distill", "convert", "quantize"]
 
 
+def test_build_newer_student_of_the_same_name_is_not_taken_for_the_old_one(
+    workshop: Workshop, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """Once a store that knew the student of an older release served it for that of a newer one."""
+    workshop.students["fairytales-quarter"] = write_checkpoint(tmp_path / "old", scale=3.0)
+    old = workshop.build("quarter-depth", checkpoint)
+    workshop.students["fairytales-quarter"] = write_checkpoint(tmp_path / "new", scale=4.0)
+    new = workshop.build("quarter-depth", checkpoint)
+    assert old.manifest.digest != new.manifest.digest
+    assert workshop.build("quarter-depth", checkpoint).manifest.digest == new.manifest.digest
+
+
 def test_build_student_that_is_not_there_is_named(workshop: Workshop, checkpoint: Checkpoint) -> None:
     with pytest.raises(UsageError, match="there is no student 'fairytales-quarter'"):
         workshop.build("quarter-depth", checkpoint)
