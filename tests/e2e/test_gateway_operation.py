@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 CHAT = "/v1/chat/completions"
 REQUEST = {"model": "m", "stream": True}
-LIMIT_S = 60.0
+LIMIT_S = 40.0
 ANSWER = stream_reply("a")
 
 

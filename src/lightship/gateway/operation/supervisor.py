@@ -1,6 +1,6 @@
 """The parent of several serving processes. It owns the listening socket and does not serve.
 
-    starting --first worker accepts connections--> serving --SIGTERM, SIGINT--> draining --all have ended--> over
+    starting --all workers accept connections----> serving --SIGTERM, SIGINT--> draining --all have ended--> over
     starting --a worker ends before it serves----> over, with the worker's exit status
     serving: a worker that ends is started again; draining: one that passes the drain time is killed
 
@@ -73,6 +73,7 @@ class _Worker:
         self.number = number
         self.process = process
         self.channel = channel
+        self.is_serving = False
         self.counts: Snapshot = ()
         self.asked: dict[int, asyncio.Future[None]] = {}
         self.configured: asyncio.Future[str] | None = None
@@ -128,7 +129,7 @@ class Supervisor:
         self._workers: dict[int, _Worker] = {}
         self._gone: Snapshot = ()
         self._questions = itertools.count()
-        self._has_started = False
+        self._is_announced = False
         self._stopping = asyncio.Event()
         self._is_forced = False
         registry = CollectorRegistry()
@@ -200,10 +201,10 @@ class Supervisor:
         pause_s = _FIRST_PAUSE_S
         while not self._stopping.is_set():
             started_s = self._clock.monotonic_s()
-            code = await self._run_worker(number)
+            code, has_served = await self._run_worker(number)
             if self._stopping.is_set():
                 return
-            if not self._has_started:
+            if not self._is_announced and not has_served:
                 raise WorkerEndedError(code)
             if self._clock.monotonic_s() - started_s >= _GOOD_RUN_S:
                 pause_s = _FIRST_PAUSE_S
@@ -214,8 +215,8 @@ class Supervisor:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             self._restarts.inc()
 
-    async def _run_worker(self, number: int) -> int:
-        """Starts a worker and does what it asks until it has ended; its exit status."""
+    async def _run_worker(self, number: int) -> tuple[int, bool]:
+        """Starts a worker and does what it asks until it has ended; its exit status, and whether it ever served."""
         ours, theirs = socket.socketpair()
         fds = (theirs.fileno(), self._listener.fileno())
         command = [sys.executable, "-m", "lightship.gateway", WORKER_FLAG, *map(str, fds)]
@@ -232,7 +233,7 @@ class Supervisor:
             async with asyncio.TaskGroup() as group:
                 while (message := await worker.channel.receive(_to_parent)) is not None:
                     self._heed(worker, message, group)
-            return await process.wait()
+            return await process.wait(), worker.is_serving
         finally:
             del self._workers[number]
             # What it counted stays counted. It must go from one place to the other in one step.
@@ -246,11 +247,8 @@ class Supervisor:
     def _heed(self, worker: _Worker, message: ToParent, group: asyncio.TaskGroup) -> None:
         match message:
             case Started():
-                if not self._has_started:
-                    self._has_started = True
-                    config = self._reloader.current
-                    _log.info("listening on %s", address_of(config, self._listener))
-                    self._on_started()
+                worker.is_serving = True
+                self._announce()
             case Counts(taken, number):
                 worker.heed_counts(number, taken)
             case Configured(problem):
@@ -259,6 +257,15 @@ class Supervisor:
             case WantMerged(number, taken):
                 worker.counts = taken
                 group.create_task(self._answer_merged(worker, number))
+
+    def _announce(self) -> None:
+        """Says once that it serves, when all do."""
+        config = self._reloader.current
+        num_serving = sum(worker.is_serving for worker in self._workers.values())
+        if not self._is_announced and num_serving == config.server.workers:
+            self._is_announced = True
+            _log.info("listening on %s", address_of(config, self._listener))
+            self._on_started()
 
     async def _answer_merged(self, asker: _Worker, number: int) -> None:
         """Asks the others for their counts and sends the sums; who does not answer in time counts as it did before."""
