@@ -219,6 +219,21 @@ def test_workers_sigterm_drains_all_and_second_sigterm_changes_nothing(tmp_path:
     asyncio.run(run())
 
 
+def test_workers_that_cannot_begin_end_the_gateway_with_their_exit_code(tmp_path: Path) -> None:
+    async def run() -> None:
+        replica = ReplicaConfig(
+            name="r0", base_url="http://127.0.0.1:9", model_name="m", variant_name="v", api_key_env="NO_SUCH_KEY_HERE"
+        )
+        async with asyncio.timeout(LIMIT_S), FakeUpstream(always(ANSWER)).serving() as upstream:
+            write_config(tmp_path, upstream, replicas=(replica,))
+            async with running("lightship.gateway", str(tmp_path / "c.json"), cwd=tmp_path) as log:
+                await log.line_with("the environment variable NO_SUCH_KEY_HERE is not set")
+                assert await log.process.wait() == 2
+                assert "Traceback" not in await log.rest()
+
+    asyncio.run(run())
+
+
 def test_workers_parent_killed_end_with_it(tmp_path: Path) -> None:
     async def run() -> None:
         async with (
