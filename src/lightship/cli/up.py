@@ -153,6 +153,12 @@ def _greet(prepared: Prepared, system: RunningSystem) -> None:
     console.print(f"\n[bold]{system.gateway_url}/v1[/]  model [bold]{model}[/]")
     console.print(f"report: {prepared.report_path}\n", markup=False)
     url = f"{system.gateway_url}/v1/chat/completions"
-    command = f"curl -N {url} -H 'content-type: application/json' \\\n  -d {shlex.quote(body)}"
+    needs_key = prepared.spec.gateway.keys.required
+    if needs_key:
+        console.print(
+            "export LIGHTSHIP_KEY=$(lightship keys create me)   # once; a key is shown only then", markup=False
+        )
+    key = ' -H "authorization: Bearer $LIGHTSHIP_KEY"' if needs_key else ""
+    command = f"curl -N {url} -H 'content-type: application/json'{key} \\\n  -d {shlex.quote(body)}"
     console.print(command, markup=False)
     console.print("\nCtrl-C stops everything.", style="dim")
