@@ -31,6 +31,7 @@ from lightship.gateway.translation import from_here, to_api_error
 from lightship.ports.clock import Clock
 from lightship.ports.engine import AttemptError, Engine, EngineCall, Outcome, StreamBrokenError
 from lightship.serving.body import read_json_body
+from lightship.serving.disconnect import CancelledWhenGone, ClientGoneError
 from lightship.serving.drain import InFlight
 from lightship.serving.responses import send_api_error, send_bytes, send_json
 from lightship.wire.errors import (
@@ -49,10 +50,6 @@ _log = logging.getLogger(__name__)
 
 _MODELS_PREFIX = "/v1/models/"
 _Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-
-class _ClientGoneError(Exception):
-    """The client closed its connection."""
 
 
 class GatewayApp:
@@ -135,6 +132,7 @@ class GatewayApp:
 
     async def _generate(self, scope: Scope, receive: Receive, send: Send, path: ApiPath) -> None:
         record = RequestRecord(path.path, take_request_id(scope), self._clock.monotonic_s())
+        record.unix_s = self._clock.unix_s()
         relay = Relay(send, record, self._clock, ends_with_done=path.ends_with_done)
         try:
             with self.in_flight.request():
@@ -156,11 +154,9 @@ class GatewayApp:
             relay.give_up(Outcome.CANCELLED)
             return
         try:
-            async with asyncio.TaskGroup() as group:
-                watcher = group.create_task(_raise_when_gone(receive))
+            async with CancelledWhenGone(scope, receive):
                 await self._relay_reply(call, address, relay)
-                watcher.cancel()
-        except* _ClientGoneError:
+        except ClientGoneError:
             relay.give_up(Outcome.CANCELLED)
 
     def _admit(self) -> None:
@@ -275,12 +271,6 @@ def _own_exposition(telemetry: GatewayTelemetry) -> Callable[[], Awaitable[bytes
         return telemetry.exposition()
 
     return exposition
-
-
-async def _raise_when_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass  # an empty rest of the body
-    raise _ClientGoneError
 
 
 async def _accept_lifespan(receive: Receive, send: Send) -> None:

@@ -51,16 +51,16 @@ class RunningGateway:
     async def apply(self, config: GatewayConfig) -> None:
         """Puts another configuration to use; requests under way end as they began.
 
-        New replicas are probed first. Everything after that is one step, in which no request can begin.
+        Keys are read and new replicas probed first. Everything after that is one step, in which no request can begin.
         """
         replicas = make_replicas(config, self.session, environment=self.environment, clock=self.pool.clock)
+        await self.tenants.apply(config.tenants)
         await self.pool.apply(
             replicas,
             interval_s=config.health_interval_s,
             routing=config.routing,
             served_model=config.model_name,
         )
-        await self.tenants.apply(config.tenants)
         self.stack.apply(config)
         self.telemetry.watch_replicas(self.pool)
         self.app.apply(config)

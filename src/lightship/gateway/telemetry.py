@@ -62,9 +62,11 @@ class RequestRecord:
     promised_ttft_s: float = math.inf
     promised_tpot_s: float = math.inf
     is_streamed: bool = False
+    unix_s: float = 0.0
 
 
 class _AccessLine(msgspec.Struct, frozen=True):
+    unix_s: float
     request_id: str
     path: str
     model: str
@@ -250,6 +252,7 @@ def verdicts(record: RequestRecord, outcome: Outcome, *, duration_s: float) -> I
 
 def _line(record: RequestRecord, outcome: Outcome, *, duration_s: float) -> str:
     line = _AccessLine(
+        unix_s=round(record.unix_s, 3),
         request_id=record.request_id,
         path=record.path,
         model=record.model,

@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from lightship.errors import LightshipError
 from lightship.gateway.config import GatewayConfig
+from lightship.gateway.state import StateConfig
 from lightship.observability import names
 from lightship.ports.clock import Clock
 
@@ -114,9 +115,15 @@ def needs_restart(old: GatewayConfig, new: GatewayConfig) -> list[str]:
         ("gateway.send_timeout_s", old.server.send_timeout_s, new.server.send_timeout_s),
         ("gateway.drain_timeout_s", old.drain_timeout_s, new.drain_timeout_s),
         ("the place of its state", old.state.folder or "as it is", new.state.folder or "as it is"),
+        ("gateway.state", _redis(old.state), _redis(new.state)),
         ("gateway.cache.exact", _on(old.cache), _on(new.cache)),
     ]
     return [f"{name} (stays {_shown(before)})" for name, before, after in pairs if before != after]
+
+
+def _redis(state: StateConfig) -> str:
+    """Where the shared state is, without a password."""
+    return state.redis_url_env or state.redis_url.rpartition("@")[2] or "no Redis"
 
 
 def _on(section: object) -> str:
