@@ -8,6 +8,7 @@ from pathlib import Path
 from lightship.cli.cache_config import cache_config
 from lightship.cli.routing_config import routing_config
 from lightship.cli.tenants_config import tenants_config
+from lightship.errors import SpecError
 from lightship.evaluation.ladder import Ladder, Rung
 from lightship.gateway.config import GatewayConfig, ReplicaConfig
 from lightship.gateway.dispatch.config import (
@@ -111,6 +112,7 @@ def dispatch_config(
         max_concurrency=admission.max_concurrency,
         default_output_tokens=admission.default_max_tokens,
         capacity_share=1 / num_processes,
+        private_tags=frozenset(spec.routing.privacy.tags if spec.routing.privacy else ()),
     )
 
 
@@ -130,7 +132,46 @@ def _ladder(spec: Spec, rungs: Sequence[RungFacts], *, num_processes: int) -> La
             window_s=budget.per,
             expected_requests=budget.expected_requests // num_processes,
         ),
+        spill_usd_per_hour=spec.routing.spill.max_usd_per_hour / num_processes if spec.routing.spill else 0.0,
     )
+
+
+def spill_rung(spec: Spec, *, rung: int) -> tuple[ReplicaConfig, RungFacts] | None:
+    """The upstream that takes what this machine cannot, as the lowest rung; None where there is none.
+
+    Raises: SpecError: its model or its price is not named, without which it cannot be asked or kept within its money.
+    """
+    spill = spec.routing.spill
+    if spill is None:
+        return None
+    index, upstream = next((at, one) for at, one in enumerate(spec.upstreams) if one.name == spill.to)
+    price, where = upstream.price_usd_per_1m, f"upstreams[{index}]"
+    if price is None:
+        what = (
+            f"requests spill to {upstream.name!r} for at most {spill.max_usd_per_hour:g} USD an hour: a price is needed"
+        )
+        raise SpecError(what, where=f"{where}.price_usd_per_1m", hint="Add {input: 0.15, output: 0.60}, or its prices.")
+    if upstream.model in {None, "*"}:
+        what = f"requests spill to {upstream.name!r}: what it calls its model is needed"
+        raise SpecError(what, where=f"{where}.model", hint="Name one model.")
+    replica = ReplicaConfig(
+        name=upstream.name,
+        base_url=upstream.base_url,
+        model_name=str(upstream.model),
+        variant_name=upstream.name,
+        rung=rung,
+        api_key_env=upstream.api_key_env or "",
+        device=upstream.name,
+    )
+    facts = RungFacts(
+        variant_name=upstream.name,
+        device=upstream.name,
+        quality_loss=None,
+        is_spill=True,
+        usd_per_1m_input_tokens=price.input,
+        usd_per_1m_output_tokens=price.output,
+    )
+    return replica, facts
 
 
 def measured_rungs(ladder: Ladder, *, concurrency: int) -> tuple[RungFacts, ...]:

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightship.cli.gateway_config import gateway_config
+from lightship.cli.gateway_config import gateway_config, spill_rung
 from lightship.cli.prepare import Surroundings
 from lightship.cli.variant_worker import startup_budget_s
 from lightship.cli.worker_settings import openvino_settings
@@ -184,7 +184,11 @@ def _gateway(
         )
         for rung, port in zip(rungs, ports, strict=True)
     ]
-    ladders = {spec.model.name: [rung.facts for rung in rungs]}
+    facts = [rung.facts for rung in rungs]
+    if (spill := spill_rung(spec, rung=len(rungs))) is not None:
+        replicas.append(spill[0])
+        facts.append(spill[1])
+    ladders = {spec.model.name: facts}
     config = gateway_config(spec, replicas, port=gateway_port, home=around.home, ladders=ladders)
     config_path = _run_file(around, f"gateway-{gateway_port}.json")
     config_path.write_bytes(encode_config(config))

@@ -20,7 +20,7 @@ from lightship.artifacts.home import measurement_path
 from lightship.artifacts.machine import this_machine
 from lightship.artifacts.measurements import MeasurementStore
 from lightship.cli.assess import Assessment, assess, write_report
-from lightship.cli.gateway_config import measured_rungs
+from lightship.cli.gateway_config import measured_rungs, spill_rung
 from lightship.cli.ladder_table import print_ladder
 from lightship.cli.load_spec import load_spec
 from lightship.cli.measure import Measurer
@@ -88,9 +88,8 @@ def run_up(args: argparse.Namespace) -> int:
     configure_logging(component="up", level="WARNING")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # being terminated cleans up as Ctrl-C does
     spec, around, is_serving = load_spec(args).spec, surroundings(), not args.no_serve
-    if spec.upstreams:
-        hint = "Run `lightship gateway` for endpoints that exist, or remove them."
-        raise SpecError("`up` serves the variants it makes, not endpoints elsewhere", where="upstreams", hint=hint)
+    _refuse_idle_upstreams(spec)
+    spill_rung(spec, rung=0)  # a price that is not there is told now, not after minutes of measuring
     with _reserved_port(spec, is_serving=is_serving) as gateway_port:
         prepared = prepare(spec, around, is_forced=args.remeasure)
     print_ladder(Console(), prepared.assessment, prepared.built)
@@ -99,6 +98,18 @@ def run_up(args: argparse.Namespace) -> int:
     else:
         Console().print(f"report: {prepared.report_path}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _refuse_idle_upstreams(spec: Spec) -> None:
+    """Raises: SpecError: an upstream that nothing here would use."""
+    spill = spec.routing.spill.to if spec.routing.spill else None
+    for index, upstream in enumerate(spec.upstreams):
+        if upstream.name != spill:
+            raise SpecError(
+                f"`up` serves the variants it makes, and {upstream.name!r} is not where requests spill to",
+                where=f"upstreams[{index}]",
+                hint="Name it as routing.spill.to, run `lightship gateway` for endpoints that exist, or remove it.",
+            )
 
 
 async def _serve(prepared: Prepared, around: Surroundings, *, gateway_port: int) -> None:

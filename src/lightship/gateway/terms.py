@@ -21,6 +21,7 @@ _BYTES_PER_TOKEN = 4
 _MOST_MS = 86_400_000.0
 _MOST_TOKENS = 2**31
 _NUMBER = re.compile(rb"[0-9]{1,12}(\.[0-9]{1,6})?")
+_TAG = re.compile(rb"[a-z0-9][a-z0-9_-]{0,47}")
 _SESSION = re.compile(rb"[!-~]{1,128}")
 
 
@@ -29,7 +30,7 @@ class _Wishes:
 
     __slots__ = (
         "deadline_ms", "degrade", "max_cached_age_s", "min_quality", "priority", "reads_cache", "session",
-        "stores_in_cache", "tpot_ms", "ttft_ms",
+        "stores_in_cache", "tags", "tpot_ms", "ttft_ms",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -40,6 +41,7 @@ class _Wishes:
         self.degrade: Degrade | None = None
         self.reads_cache = self.stores_in_cache = True
         self.max_cached_age_s = math.inf
+        self.tags: list[str] = []
 
 
 def _number(name: str, value: bytes, *, most: float) -> float:
@@ -60,6 +62,13 @@ def _read_session(wishes: _Wishes, value: bytes) -> None:
     if not _SESSION.fullmatch(value):
         raise _header_error("x-session-id", "must be 1 to 128 printable characters without spaces")
     wishes.session = value.decode("ascii")
+
+
+def _read_tags(wishes: _Wishes, value: bytes) -> None:
+    tags = [tag.strip() for tag in value.split(b",")]
+    if not all(_TAG.fullmatch(tag) for tag in tags):
+        raise _header_error("x-tags", "must be words of a-z, 0-9, _ and -, with commas between them")
+    wishes.tags = [tag.decode("ascii") for tag in tags]
 
 
 def _read_deadline(wishes: _Wishes, value: bytes) -> None:
@@ -96,6 +105,7 @@ def _read_cache_control(wishes: _Wishes, value: bytes) -> None:
 _READERS: dict[bytes, Callable[[_Wishes, bytes], None]] = {
     b"x-priority": _read_priority,
     b"x-session-id": _read_session,
+    b"x-tags": _read_tags,
     b"x-deadline-ms": _read_deadline,
     b"x-slo-ttft-ms": _read_ttft,
     b"x-slo-tpot-ms": _read_tpot,
@@ -152,6 +162,7 @@ def call_terms(
         max_output_tokens=_max_output_tokens(head, path, default=config.default_output_tokens),
         deadline_s=now_s + wishes.deadline_ms / 1000,
         max_wait_s=max_wait_s,
+        may_leave=config.private_tags.isdisjoint(wishes.tags),
         ttft_s=ttft_s if priority.max_wait_s is None else math.inf,
         tpot_s=wishes.tpot_ms / 1000,
         degrade=wishes.degrade or priority.degrade,

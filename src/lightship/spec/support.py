@@ -21,8 +21,6 @@ NOT_SUPPORTED_YET: tuple[Path, ...] = (
     ("replicas", "max"),
     ("replicas", "idle_after_s"),
     ("gateway", "cache", "semantic"),
-    ("routing", "privacy"),
-    ("routing", "spill"),
     ("deploy", "kubernetes"),
 )
 

@@ -22,6 +22,7 @@ CONFIG = DispatchConfig(
         "batch": PriorityClass(importance=1, degrade=Degrade.PREFERRED, max_wait_s=60, trimmed_output_tokens=64),
     },
     default_output_tokens=100,
+    private_tags=frozenset({"pii"}),
 )
 
 
@@ -70,6 +71,11 @@ def test_terms_headers_are_heard() -> None:
     assert (heard.degrade, heard.session) == (Degrade.NEVER, "chat-1")
     assert not heard.reads_cache
     assert not heard.stores_in_cache
+
+
+def test_terms_private_tag_keeps_the_request_here() -> None:
+    assert terms((b"x-tags", b"beta, pii")).may_leave is False
+    assert terms((b"x-tags", b"beta")).may_leave is True
 
 
 def test_terms_class_with_patience_waits_as_long_as_it_says() -> None:
@@ -124,6 +130,7 @@ def test_terms_output_is_bounded_by_all_choices(case: Output) -> None:
         (b"x-slo-ttft-ms", b"nan"),
         (b"x-min-quality", b"1.5"),
         (b"x-no-degrade", b"maybe"),
+        (b"x-tags", b"pii, Beta"),
         (b"x-session-id", b"two words"),
         (b"x-session-id", b"x" * 129),
         (b"x-session-id", "\u00e9".encode()),

@@ -130,6 +130,7 @@ class DispatchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         max_concurrency: Requests under way on one rung, whatever is learned.
         default_output_tokens: What a request that sets no bound is taken to ask for.
         capacity_share: Share of every device that this process may use: 1 / number of processes.
+        private_tags: Requests with one of these tags never leave for a spill rung.
     """
 
     ladders: dict[str, LadderConfig] = {}
@@ -138,6 +139,7 @@ class DispatchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     max_concurrency: int = 4096
     default_output_tokens: int = 512
     capacity_share: float = 1.0
+    private_tags: frozenset[str] = frozenset()
 
     def priority(self, name: str) -> PriorityClass | None:
         """The class of that name; `default` always exists."""

@@ -102,8 +102,13 @@ class Dispatcher:
         ladder.arrivals.note(now_s)
         self._update_level(ladder, now_s)
         ticket.start_by_s = min(ticket.arrived_s + ticket.terms.max_wait_s, ticket.terms.deadline_s)
+        if ticket.asked_rung >= ladder.num_local:  # the spill rung by its name: within its money like everything there
+            is_started = self._try_spill(ticket, ladder, now_s)
+            return Start(ticket) if is_started else Refuse(ticket, RefusalReason.SATURATED, _MOST_RETRY_S)
         choice = self._choice(ticket, ladder, now_s)
         if choice.rung is None:
+            if choice.reason is RungReason.UNAVAILABLE and self._try_spill(ticket, ladder, now_s):
+                return Start(ticket)
             return self._refuse_for_good(ticket, choice)
         num_ahead = room.num_ahead_of(ticket.terms.importance)
         if not num_ahead and self._try_start(ticket, ladder, choice, now_s):
@@ -119,7 +124,7 @@ class Dispatcher:
         digest, or by name where no digest is known.
         """
         ladder = self.ladders.get(call.served_model)
-        if ladder is None or call.rung >= len(ladder.config.rungs):
+        if ladder is None or call.rung >= ladder.num_local:
             return []
         rungs = ladder.config.rungs[: ladder.num_local]
         terms = call.terms
@@ -250,10 +255,12 @@ class Dispatcher:
         """Whether it was started elsewhere: there is a spill rung, the request allows it and money is left."""
         rung = ladder.num_local
         terms = ticket.terms
-        if rung >= len(ladder.places) or ticket.is_pinned or terms.degrade is Degrade.NEVER or not terms.may_leave:
+        is_asked = ticket.asked_rung == rung
+        may_go = is_asked or not (ticket.is_pinned or terms.degrade is Degrade.NEVER)
+        if rung >= len(ladder.places) or not may_go or not terms.may_leave:
             return False
         place = ladder.places[rung]
-        if place.facts.quality_loss is not None and 1 - place.facts.cautious_loss < terms.min_quality:
+        if 1 - place.facts.cautious_loss < terms.min_quality:
             return False
         facts = place.facts
         usd = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -177,6 +178,30 @@ def test_dispatcher_private_request_never_spills() -> None:
         one.offer(ticket(), 0.0)
     assert isinstance(one.offer(ticket(may_leave=False), 0.0), Wait)
     assert isinstance(one.offer(ticket(degrade=Degrade.NEVER), 0.0), Wait)
+
+
+def test_dispatcher_spill_serves_while_no_local_rung_is_up() -> None:
+    one = dispatcher(spill=True, usd_per_hour=100.0, down={("m", 0), ("m", 1)})
+    assert isinstance(one.offer(ticket(), 0.0), Start)
+
+
+def test_dispatcher_spill_by_its_name_stays_within_its_money() -> None:
+    one = dispatcher(spill=True, usd_per_hour=0.25)
+    assert isinstance(one.offer(ticket(rung=2, is_pinned=True), 0.0), Start)
+    refused = one.offer(ticket(rung=2, is_pinned=True), 0.0)
+    assert isinstance(refused, Refuse)
+    assert refused.reason is RefusalReason.SATURATED
+
+
+def test_dispatcher_spill_of_unknown_quality_serves_nobody_with_a_floor() -> None:
+    one = dispatcher(spill=True, usd_per_hour=100.0)
+    away = msgspec.structs.replace(one.ladders["m"].config.rungs[2], quality_loss=None)
+    ladder = msgspec.structs.replace(one.ladders["m"].config, rungs=(*rungs(), away))
+    one.apply(DispatchConfig(ladders={"m": ladder}))
+    for _ in range(2):
+        one.offer(ticket(), 0.0)
+    assert isinstance(one.offer(ticket(min_quality=0.5), 0.0), Wait)
+    assert isinstance(one.offer(ticket(), 0.0), Start)
 
 
 def test_dispatcher_trimming_is_the_first_step_where_a_class_allows_it() -> None:
