@@ -3,15 +3,16 @@
     python benchmarks/overload_simulated.py [--requests 1000000] [--seed 0] [--json FILE]
 
 The `Dispatcher` that serves is driven by a virtual clock; only the engine is a model: on one device, a rung's time per
-output token grows linearly with the requests under way, and prompts are computed one after another. Arrivals are Poisson
-with a rate that steps through a day of quiet, peaks and a long overload, from three tenants and three classes of requests.
+output token grows linearly with the requests under way, and prompts are computed one after another. Arrivals are
+Poisson with a rate that steps through quiet times, peaks and a long overload, from three tenants and three classes of
+requests.
 
 What must hold:
 
     oscillation   the level moves at most twice a minute while the load is steady
     starvation    every class and tenant is served in every overload; no request waits past its limit
     budget        degraded answers never exceed the budget at any moment
-    fairness      two tenants of one class that both want more than they get, get output tokens within 10 % of each other
+    fairness      two tenants that both want more than they get, get output tokens within 10 % of each other
     benefit       goodput in overload is at least 1.8 times that of the same policy without lower rungs
     accounting    every request has one outcome, and nothing is under way at the end
 """
@@ -266,8 +267,10 @@ def judged(seen: Seen, without: Seen, num_requests: int) -> dict[str, tuple[bool
     left = seen.outcomes["in flight at the end"]
     return {
         "oscillation": (moves <= 2, f"at most {moves:.2f} moves of the level a minute (2)"),
-        "starvation": (least > 0 and seen.longest_wait_over_s <= 1e-6,
-                       f"least served of a class in an overload {least}; waits over the limit {seen.longest_wait_over_s:.3f} s"),
+        "starvation": (
+            least > 0 and seen.longest_wait_over_s <= 1e-6,
+            f"least served of a class in an overload {least}; waits over the limit {seen.longest_wait_over_s:.3f} s",
+        ),
         "budget": (seen.budget_broken == 0, f"broken at {seen.budget_broken} moments; {seen.degraded} degraded"),
         "fairness": (worst <= 1.1, f"tokens of two tenants within a factor {worst:.3f} (1.1)"),
         "benefit": (min(gains, default=0) >= 1.8, f"goodput {min(gains, default=0):.2f} times that without (1.8)"),

@@ -59,8 +59,8 @@ class ReplicaRoutingSpec(StrictModel):
     )
     share_prefixes: bool = Field(
         default=False,
-        description="Whether a tenant's requests may be led to prefixes of other tenants. Faster, but the time to first "
-        "token then tells whether somebody else has asked the same.",
+        description="Whether a tenant's requests may be led to prefixes of other tenants. Faster, but the time to first"
+        " token then tells whether somebody else has asked the same.",
     )
     engine_metrics: bool = Field(
         default=True, description="Whether engines' `/metrics` are read to see load that does not come from here."
