@@ -17,20 +17,21 @@ DEFAULT_FOLDER = ROOT / "build" / "peers"
 TORCH = "torch==2.13.0"
 
 
-def ensure_environment(folder: Path, requirements: Sequence[str]) -> Path:
-    """The interpreter of an environment with torch and the requirements; made when it is not there, or another one.
+def ensure_environment(folder: Path, requirements: Sequence[str], *, needs_torch: bool = True) -> Path:
+    """The interpreter of an environment with the requirements; made when it is not there, or another one.
 
     Effects: creates `folder`; the requirements are noted in it last, so a stopped installation is continued.
     """
     python, note = folder / "bin" / "python", folder / "requirements.txt"
-    wanted = "".join(f"{requirement}\n" for requirement in (TORCH, *requirements))
+    first = [TORCH] if needs_torch else []
+    wanted = "".join(f"{requirement}\n" for requirement in (*first, *requirements))
     if note.exists() and note.read_text("utf-8") == wanted:
         return python
     print(f"making {folder} (once, some minutes) ...", file=sys.stderr, flush=True)
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for step in ([TORCH], [TORCH, *requirements]):
+    for step in ([first] if first else []) + [[*first, *requirements]]:
         subprocess.run([*pip, *step], check=True, stdout=sys.stderr)
     note.write_text(wanted, encoding="utf-8")
     return python

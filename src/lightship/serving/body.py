@@ -7,6 +7,7 @@ import asyncio
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
+from lightship.serving.http_exchange import EXTENSION, HttpExchange
 from lightship.wire.errors import ApiError, invalid_request, payload_too_large, unsupported_media_type
 
 # More digits than any body has, fewer than int() refuses.
@@ -29,9 +30,12 @@ async def read_json_body(scope: Scope, receive: Receive, *, limit_bytes: int, ti
         ClientDisconnect: the client left before the body was complete.
     """
     content_type = header(scope, b"content-type") or ""
-    if content_type.split(";")[0].strip().lower() != "application/json":
+    if content_type != "application/json" and content_type.split(";")[0].strip().lower() != "application/json":
         raise unsupported_media_type(content_type)
     _check_content_length(header(scope, b"content-length"), limit_bytes=limit_bytes)
+    exchange: HttpExchange | None = scope.get("extensions", {}).get(EXTENSION)
+    if exchange is not None and exchange.is_body_complete:  # there is nothing to wait for
+        return await _read_within(receive, limit_bytes=limit_bytes)
     try:
         async with asyncio.timeout(timeout_s):
             return await _read_within(receive, limit_bytes=limit_bytes)
