@@ -8,7 +8,9 @@ import pytest
 
 from lightship.artifacts.machine import this_machine
 from lightship.artifacts.model_config import read_model_config
+from lightship.engines.openvino.config import KvCachePrecision, OpenVinoWorkerConfig
 from lightship.engines.openvino.model_info import kv_cache_bytes_per_token
+from lightship.engines.openvino.runtime import device_properties
 from lightship.evaluation.memory import kv_bytes_per_token, openvino_kv_storage
 
 pytestmark = pytest.mark.local
@@ -17,15 +19,23 @@ NUM_BLOCKS, BLOCK_TOKENS = 64, 32
 
 
 @pytest.mark.parametrize("precision", ["auto", "u8", "f32"])
-def test_kv_bytes_per_token_equals_the_allocated_cache(builtin_ir: Path, precision: str) -> None:
+def test_kv_bytes_per_token_equals_the_allocated_cache(builtin_ir: Path, precision: KvCachePrecision) -> None:
     genai = pytest.importorskip("openvino_genai", reason="NOT TESTED: the extra `local` is not installed")
     scheduler = genai.SchedulerConfig()
     scheduler.cache_size, scheduler.num_kv_blocks = 0, NUM_BLOCKS
-    properties = {} if precision == "auto" else {"KV_CACHE_PRECISION": precision}
+    config = OpenVinoWorkerConfig(
+        folder=str(builtin_ir),
+        model_name="m",
+        variant_name="v",
+        variant_digest="",
+        port=1,
+        kv_cache_precision=precision,
+    )
+    properties = device_properties(config)
     pipeline = genai.ContinuousBatchingPipeline(str(builtin_ir), scheduler, "CPU", properties)
-    config = genai.GenerationConfig()
-    config.max_new_tokens = 1
-    pipeline.generate(["Once"], [config])
+    generation = genai.GenerationConfig()
+    generation.max_new_tokens = 1
+    pipeline.generate(["Once"], [generation])
     allocated = pipeline.get_metrics().kv_cache_size_in_bytes
     storage = openvino_kv_storage(precision, device="CPU", instruction_set=this_machine().instruction_set)
     formula = kv_bytes_per_token(read_model_config(builtin_ir / "config.json"), storage)

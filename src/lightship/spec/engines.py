@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from lightship.spec.base import StrictModel
 from lightship.spec.values import KvCacheBytes, ThreadCount
@@ -41,6 +41,14 @@ class OpenvinoEngineSpec(StrictModel):
     prefix_caching: bool = Field(
         default=True, description="Whether prompts that begin alike share their KV cache blocks."
     )
+
+    @field_validator("kv_cache_precision")
+    @classmethod
+    def _fits_the_computation(cls, value: str, info: ValidationInfo) -> str:
+        precision = info.data.get("precision")
+        if value == "f32" and precision in {"bf16", "f16"}:
+            raise ValueError(f"f32 is not read by a computation in {precision}; leave precision at auto, or use f32")
+        return value
 
 
 class VllmEngineSpec(StrictModel):

@@ -64,6 +64,8 @@ def device_properties(config: OpenVinoWorkerConfig) -> dict[str, str | int]:
         properties["INFERENCE_PRECISION_HINT"] = config.precision
     if config.kv_cache_precision != "auto":
         properties["KV_CACHE_PRECISION"] = config.kv_cache_precision
+        if config.kv_cache_precision == "f32":  # attention in 16 bits does not read it: processors that prefer it fail
+            properties.setdefault("INFERENCE_PRECISION_HINT", "f32")
     if config.num_threads > 0:
         properties["INFERENCE_NUM_THREADS"] = config.num_threads
     return properties
