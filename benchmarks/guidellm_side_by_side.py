@@ -1,10 +1,12 @@
 """GuideLLM and our load client on the same server, load and prompts, in turn; exit 1 where their medians part by 5 %.
 
     python benchmarks/guidellm_side_by_side.py [--server simulated|builtin] [--profile constant|poisson|concurrent]
-        [--rate 2] [--concurrency 4] [--seconds 20] [--rounds 5] [--json FILE]
+        [--rate 2] [--concurrency 4] [--seconds 20] [--rounds 5] [--prompt-tokens N] [--output-tokens N] [--json FILE]
 
 `simulated` is our engine of made-up text with the timing of a real one: what differs then is the clients alone, also on
-a machine where clients and engine share the cores. `builtin` is the built-in model on its real engine.
+a machine where clients and engine share the cores. `builtin` is the built-in model on its real engine. A token of it
+takes about a millisecond, less than what a client spends on an event, so it computes on one thread and leaves a core to
+the clients, and prompts and answers are longer there: what a client adds of its own is then a small part of the times.
 
 Both clients send prompts of the same length that no cache has seen, ask greedily for the same number of tokens
 (`ignore_eos`), and take turns; requests that leave in the first seconds of a run count on neither side. With `poisson`
@@ -53,9 +55,11 @@ from served_worker import served_worker
 
 REQUIREMENTS = ("guidellm==0.8.1", "transformers==5.5.4", "datasets>=5.0.1,<6")
 REPORT_VERSION = 2
-# Long enough that the time of the first token is the engine's: a few milliseconds of it are each client's own.
-NUM_PROMPT_TOKENS = 256
-NUM_OUTPUT_TOKENS = 32
+# Tokens of a prompt and of an answer at each server. Prompts are long enough that the time of the first token is the
+# engine's: a few milliseconds of it are each client's own.
+LENGTHS = {"simulated": (256, 32), "builtin": (768, 128)}
+# A core for the engine, the other one for the clients.
+BUILTIN_SPEC = {"variants": ["fp16"], "engines": {"openvino": {"threads": 1}}}
 WARMUP_S = 3.0
 TOLERANCE = 0.05
 LIMITS = HopTimeouts(connect_s=5.0, first_token_s=60.0, next_token_s=60.0, total_s=120.0)
@@ -79,6 +83,8 @@ class Load:
     rate: float
     concurrency: int
     seconds: float
+    num_prompt_tokens: int
+    num_output_tokens: int
 
     @property
     def num_prompts(self) -> int:
@@ -127,13 +133,13 @@ def prompts(server: Server, *, seed: int) -> Iterator[str]:
                         seed=seed)  # fmt: skip
 
 
-async def probed(base_url: str) -> Server:
-    """The server with the length of a prompt of `NUM_PROMPT_TOKENS`."""
+async def probed(base_url: str, num_prompt_tokens: int) -> Server:
+    """The server with the length of a prompt of so many tokens."""
     server = Server(base_url, "fairytales", 256)
     async with HttpCompletions(base_url) as endpoint:
         trial = next(prompts(server, seed=0))
         traits = await probe_endpoint(endpoint, server.model, prompt=trial, clock=SystemClock(), limits=LIMITS)
-    return Server(base_url, server.model, round(NUM_PROMPT_TOKENS * traits.chars_per_token))
+    return Server(base_url, server.model, round(num_prompt_tokens * traits.chars_per_token))
 
 
 async def our_run(server: Server, load: Load, *, seed: int) -> Timing:
@@ -143,22 +149,22 @@ async def our_run(server: Server, load: Load, *, seed: int) -> Timing:
         client = LoadClient(endpoint, server.model, clock=clock, limits=LIMITS, has_fixed_length=True)
         drawn = prompts(server, seed=seed)
         if load.profile == "concurrent":
-            closed = ClosedLoop(load.concurrency, NUM_OUTPUT_TOKENS, load.seconds, load.seconds + 60, 10**6)
+            closed = ClosedLoop(load.concurrency, load.num_output_tokens, load.seconds, load.seconds + 60, 10**6)
             records = (await run_closed_loop(client, closed, drawn, clock=clock)).records
         else:
             kind = ConstantArrivals if load.profile == "constant" else PoissonArrivals
             end_s = WARMUP_S + load.seconds
             offsets = kind(load.rate).offsets_s(duration_s=end_s, seed=seed)
-            planned = [PlannedRequest(o, next(drawn), NUM_OUTPUT_TOKENS) for o in offsets]
+            planned = [PlannedRequest(o, next(drawn), load.num_output_tokens) for o in offsets]
             # TTFT counts from sending here, so a late request is no error; both clients share the cores with the engine
             bounds = OpenLoop(WARMUP_S, end_s, lag=LagLimits(1.0, 1.0))
             records = (await run_open_loop(client, bounds, planned, clock=clock)).records
-    return _our_timing(records)
+    return _our_timing(records, load.num_output_tokens)
 
 
-def _our_timing(records: tuple[RequestRecord, ...]) -> Timing:
+def _our_timing(records: tuple[RequestRecord, ...], num_output_tokens: int) -> Timing:
     answered = [record for record in records if record.error is None]
-    assert all(record.num_output_tokens == NUM_OUTPUT_TOKENS for record in answered), "answers of other lengths"
+    assert all(record.num_output_tokens == num_output_tokens for record in answered), "answers of other lengths"
     return Timing(
         statistics.median((record.token_times_s[0] - record.sent_s) * 1000 for record in answered),
         statistics.median(record.tpot_ms for record in answered if record.tpot_ms is not None),
@@ -171,7 +177,7 @@ def guidellm_run(python: Path, server: Server, load: Load, *, seed: int) -> Timi
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         rows = [
-            {"prompt": prompt, "output_tokens_count": NUM_OUTPUT_TOKENS}
+            {"prompt": prompt, "output_tokens_count": load.num_output_tokens}
             for prompt in islice(prompts(server, seed=seed), load.num_prompts)
         ]
         (folder / "prompts.json").write_text(json.dumps(rows), encoding="utf-8")
@@ -183,7 +189,7 @@ def guidellm_run(python: Path, server: Server, load: Load, *, seed: int) -> Timi
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if result.returncode != 0:
             raise SystemExit(f"guidellm failed:\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}")
-        return read_report(json.loads((folder / "report.json").read_text("utf-8")))
+        return read_report(json.loads((folder / "report.json").read_text("utf-8")), load.num_output_tokens)
 
 
 def _scenario(server: Server, load: Load, folder: Path, seed: int) -> dict[str, Any]:
@@ -206,7 +212,7 @@ def _scenario(server: Server, load: Load, folder: Path, seed: int) -> dict[str, 
     }  # fmt: skip
 
 
-def read_report(report: dict[str, Any]) -> Timing:
+def read_report(report: dict[str, Any], num_output_tokens: int) -> Timing:
     """The medians of a GuideLLM report, computed from its requests."""
     version = report["metadata"]["version"]
     if version != REPORT_VERSION:
@@ -221,11 +227,11 @@ def read_report(report: dict[str, Any]) -> Timing:
         times = request["info"]["timings"]
         if times["request_start"] < began_s + WARMUP_S:
             continue
-        if request["output_tokens"] != NUM_OUTPUT_TOKENS:
-            raise SystemExit(f"an answer has {request['output_tokens']} tokens, expected {NUM_OUTPUT_TOKENS}")
+        if request["output_tokens"] != num_output_tokens:
+            raise SystemExit(f"an answer has {request['output_tokens']} tokens, expected {num_output_tokens}")
         first_s, last_s = times["first_token_iteration"], times["last_token_iteration"]
         ttft_ms.append((first_s - times["request_start"]) * 1000)
-        tpot_ms.append((last_s - first_s) * 1000 / (NUM_OUTPUT_TOKENS - 1))
+        tpot_ms.append((last_s - first_s) * 1000 / (num_output_tokens - 1))
         if abs(tpot_ms[-1] - request["inter_token_latency_ms"]) > 1e-3:
             raise SystemExit("GuideLLM's inter_token_latency_ms is not what it is taken for")
     return Timing(statistics.median(ttft_ms), statistics.median(tpot_ms), len(ttft_ms))
@@ -233,7 +239,7 @@ def read_report(report: dict[str, Any]) -> Timing:
 
 async def compare(base_url: str, python: Path, load: Load, rounds: int) -> list[dict[str, Timing]]:
     """Both clients in turn; which one begins changes from round to round."""
-    server = await probed(base_url)
+    server = await probed(base_url, load.num_prompt_tokens)
     results: list[dict[str, Timing]] = []
     for number in range(rounds):
         seeds = {"ours": 2 * number + 1, "guidellm": 2 * number + 2}
@@ -262,14 +268,24 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=4, help="streams of a closed loop")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each run, after its warm-up")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--prompt-tokens", type=int, help="of each request (default: 256, builtin: 768)")
+    parser.add_argument("--output-tokens", type=int, help="of each answer (default: 32, builtin: 128)")
     parser.add_argument("--environment", type=Path, default=DEFAULT_FOLDER / "guidellm")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     args = parser.parse_args()
-    load = Load(args.profile, args.rate, args.concurrency, args.seconds)
+    num_prompt, num_output = LENGTHS[args.server]
+    load = Load(
+        args.profile,
+        args.rate,
+        args.concurrency,
+        args.seconds,
+        args.prompt_tokens or num_prompt,
+        args.output_tokens or num_output,
+    )
     python = ensure_environment(args.environment, REQUIREMENTS)
 
     async def run() -> list[dict[str, Timing]]:
-        started = simulated() if args.server == "simulated" else served_worker({"variants": ["fp16"]})
+        started = simulated() if args.server == "simulated" else served_worker(BUILTIN_SPEC)
         async with started as base_url:
             return await compare(base_url, python, load, args.rounds)
 
