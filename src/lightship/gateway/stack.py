@@ -81,7 +81,7 @@ def build_stack(
         ledger: Where limits are counted.
         responses: Where answers are kept, if they are.
     """
-    budget = RetryBudget(config.retry_budget_share)
+    budget = RetryBudget(config.retry_budget_share, clock=clock)
     engine: Engine = HedgedEngine(BalancedEngine(pool), pool=pool, budget=budget)
     engine = ObservedEngine(engine, telemetry=telemetry, clock=clock)
     retrying = RetryingEngine(engine, max_attempts=config.max_attempts, budget=budget, clock=clock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from types import TracebackType
@@ -12,7 +13,7 @@ from lightship.gateway.request_body import with_model
 from lightship.gateway.routing.breaker import Verdict
 from lightship.gateway.routing.failures import verdict_of_answer, verdict_of_failure
 from lightship.gateway.routing.pool import Placement, ReplicaPool
-from lightship.ports.engine import AttemptError, EngineCall, EngineReply
+from lightship.ports.engine import AttemptError, AttemptFailure, EngineCall, EngineReply
 
 
 class BalancedEngine:
@@ -56,7 +57,7 @@ class ReplicaAttempt:
         reply: EngineReply | None = None
         try:
             self._inner = replica.engine.open(_addressed(self._call, config))
-            reply = await self._inner.__aenter__()
+            reply = await self._first_byte(placement)
         except AttemptError as error:
             verdict = verdict_of_failure(error)
             error.replica = config.name
@@ -70,6 +71,24 @@ class ReplicaAttempt:
         reply.headers = trusted_reply_headers(reply.headers, variant_digest=config.variant_digest)
         reply.replica, reply.rung = config.name, config.rung
         return reply
+
+    async def _first_byte(self, placement: Placement) -> EngineReply:
+        """The reply, unless the pool gives up waiting for it.
+
+        Raises: AttemptError: it did.
+        """
+        wait = placement.wait = asyncio.timeout(None)
+        try:
+            async with wait:
+                return await self._inner.__aenter__()
+        except TimeoutError as error:
+            if not wait.expired():
+                raise
+            name = placement.replica.config.name
+            message = f"{name}: it did not answer its probes any more"
+            raise AttemptError(AttemptFailure.FIRST_TOKEN_TIMEOUT, message, replica=name) from error
+        finally:
+            placement.wait = None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

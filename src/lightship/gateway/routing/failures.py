@@ -8,9 +8,22 @@ from lightship.ports.engine import AttemptError, AttemptFailure, StreamBrokenErr
 CONNECT_FAILURES = frozenset({AttemptFailure.CONNECT, AttemptFailure.CONNECT_TIMEOUT})
 
 
+# Of the words of `x-reject-reason`, those that speak of capacity. One that stops or starts says nothing of the others.
+_FULL = frozenset({"queue-full", "saturated", "deadline"})
+
+
+def is_refusal(error: AttemptError) -> bool:
+    """Whether the replica refused of its own accord: it works, and says why in `x-reject-reason`."""
+    return _reject_reason(error) is not None
+
+
 def is_shed(error: AttemptError) -> bool:
-    """Whether the replica refused because it is full: it works, and says so in `x-reject-reason`."""
-    return error.api_error is not None and "x-reject-reason" in error.api_error.headers
+    """Whether the replica refused because it is full."""
+    return _reject_reason(error) in _FULL
+
+
+def _reject_reason(error: AttemptError) -> str | None:
+    return None if error.api_error is None else error.api_error.headers.get("x-reject-reason")
 
 
 def verdict_of_failure(error: BaseException) -> Verdict:
@@ -21,7 +34,7 @@ def verdict_of_failure(error: BaseException) -> Verdict:
     if isinstance(error, StreamBrokenError):
         return Verdict.BAD
     if isinstance(error, AttemptError):
-        return Verdict.NEITHER if is_shed(error) else Verdict.BAD
+        return Verdict.NEITHER if is_refusal(error) else Verdict.BAD
     return Verdict.NEITHER
 
 

@@ -10,6 +10,7 @@ acted on.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from collections import Counter
@@ -21,7 +22,7 @@ from lightship.gateway.config import ReplicaConfig
 from lightship.gateway.routing.breaker import Ticket, Verdict
 from lightship.gateway.routing.config import DEFAULT_ROUTING, RoutingConfig
 from lightship.gateway.routing.failures import CONNECT_FAILURES
-from lightship.gateway.routing.health import Health, health_after_failed_connect
+from lightship.gateway.routing.health import PROBES_WITHOUT_ANSWER, Health, health_after_failed_connect
 from lightship.gateway.routing.load import AttemptWork, OutputLengths
 from lightship.gateway.routing.outliers import EjectionReason
 from lightship.gateway.routing.picking import ChoiceReason, DeviceLoad, ReplicaState, RequestFacts, pick_replica
@@ -52,7 +53,7 @@ class RungLoad:
 
 @dataclass(slots=True, eq=False)
 class Placement:
-    """One attempt that was given to a replica, until `ReplicaPool.end`."""
+    """One attempt that was given to a replica, until `ReplicaPool.end`. `wait` is what its first byte is awaited in."""
 
     replica: Replica
     reason: ChoiceReason
@@ -62,6 +63,7 @@ class Placement:
     num_uncached_tokens: float
     ticket: Ticket
     work: AttemptWork
+    wait: asyncio.Timeout | None = None
 
 
 class RoutingCounts:
@@ -116,6 +118,7 @@ class ReplicaPool:
         self._lengths = OutputLengths(routing.output_quantile)
         self._first_bytes: dict[tuple[str, str, int, bool], RecentValues] = {}
         self._replicas: dict[str, Replica] = {}
+        self._placements: dict[Replica, set[Placement]] = {}
         self._devices: dict[str, DeviceLoad] = {}
         self._rungs: dict[tuple[str, int], list[ReplicaState]] = {}
         self._salts: dict[tuple[str, int], str] = {}
@@ -202,6 +205,7 @@ class ReplicaPool:
             ),
         )
         self._refresh_block(replica)
+        self._placements.setdefault(replica, set()).add(placement)
         return placement
 
     def note_first_byte(self, placement: Placement, reply: EngineReply) -> None:
@@ -224,6 +228,10 @@ class ReplicaPool:
     def end(self, placement: Placement, verdict: Verdict) -> None:
         """The attempt is over; exactly once for each, on every path."""
         replica, work = placement.replica, placement.work
+        at_replica = self._placements[replica]
+        at_replica.remove(placement)
+        if not at_replica:
+            del self._placements[replica]
         replica.ledger.remove(work)
         now_s = self.clock.monotonic_s()
         replica.breaker.end(placement.ticket, verdict, now_s=now_s, jitter=self._draw())
@@ -258,7 +266,9 @@ class ReplicaPool:
         return recent.quantile(at_least=50)
 
     def set_health(self, replica: Replica, health: Health, *, has_lost_cache: bool = False) -> None:
-        """Effects: the replica is ready or not from now on; one that is gone has lost what it knew."""
+        """Effects: the replica is ready or not from now on; one that is gone has lost what it knew, and where one is
+        silent, whoever waits for its first byte waits no longer.
+        """
         was_ready = replica.health.is_ready
         replica.health = health
         replica.state.is_ready = health.is_ready
@@ -267,6 +277,23 @@ class ReplicaPool:
         if health.is_ready and not was_ready:
             replica.breaker.shorten_pause()
             self._refresh_block(replica)
+        if health.num_unanswered >= PROBES_WITHOUT_ANSWER:
+            self._give_up_waiting(replica)
+
+    def _give_up_waiting(self, replica: Replica) -> None:
+        """Effects: attempts that have no answer yet fail, where there is another replica to try them at.
+
+        A whole answer may take as long as a request may take in all: without this, one at a replica that hangs would be
+        lost although others are well.
+        """
+        for placement in self._placements.get(replica, ()):
+            call = placement.call
+            others = self._rungs.get((placement.served_model, call.rung), ())
+            if placement.wait is not None and any(
+                one.is_ready and one is not replica.state and one.name not in call.excluded for one in others
+            ):
+                placement.wait.reschedule(asyncio.get_running_loop().time())
+                placement.wait = None  # once is enough
 
     def eject(self, replica: Replica, reason: EjectionReason, *, now_s: float) -> None:
         """Effects: takes the replica out for a while, longer each time in a row."""

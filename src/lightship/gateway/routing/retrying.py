@@ -7,6 +7,7 @@ tried at one other replica, once.
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from types import TracebackType
@@ -15,8 +16,11 @@ from lightship.gateway.routing.failures import is_shed
 from lightship.ports.clock import Clock
 from lightship.ports.engine import AttemptError, AttemptFailure, Engine, EngineCall, EngineReply
 
-# Retries a budget holds at first and at most: enough for one replica's death on a quiet gateway.
+# Retries a budget holds at first, and may always hold: enough for one replica's death on a quiet gateway.
 RESERVE_RETRIES = 10
+# Seconds, or up to twice as many: what requests have paid in lasts so long. All that a replica has under way fails at
+# once when it dies or hangs, and on a busy gateway that is far more than the reserve.
+_KEPT_S = 5.0
 _UNITS_PER_RETRY = 1000  # whole numbers, so that ten tenths are one
 
 
@@ -25,20 +29,25 @@ class RetryBudget:
 
     Args:
         share: Retries per request in the long run; 0 allows none at all.
+        clock: Tells what is recent; without one no more than the reserve is ever held.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share: float, *, clock: Clock | None = None) -> None:
+        self._clock = clock
+        self._since_s = -math.inf
+        self._num_recent = self._num_before = 0
         self._units = RESERVE_RETRIES * _UNITS_PER_RETRY
         self.apply(share)
 
     def apply(self, share: float) -> None:
         """Effects: retries are bounded by this share from now on."""
         self._deposit_units = round(share * _UNITS_PER_RETRY)
-        self._most_units = RESERVE_RETRIES * _UNITS_PER_RETRY if self._deposit_units else 0
         self._units = min(self._units, self._most_units)
 
     def note_request(self) -> None:
         """Every request pays in its share."""
+        if self._clock is not None:
+            self._note_recent(self._clock.monotonic_s())
         self._units = min(self._units + self._deposit_units, self._most_units)
 
     def try_take(self) -> bool:
@@ -51,6 +60,20 @@ class RetryBudget:
     def give_back(self) -> None:
         """A retry that was taken did not happen."""
         self._units = min(self._units + _UNITS_PER_RETRY, self._most_units)
+
+    @property
+    def _most_units(self) -> int:
+        if not self._deposit_units:
+            return 0
+        paid_in = self._deposit_units * (self._num_recent + self._num_before)
+        return max(RESERVE_RETRIES * _UNITS_PER_RETRY, paid_in)
+
+    def _note_recent(self, now_s: float) -> None:
+        age_s = now_s - self._since_s
+        if age_s >= _KEPT_S:
+            self._num_before = self._num_recent if age_s < 2 * _KEPT_S else 0
+            self._num_recent, self._since_s = 0, now_s
+        self._num_recent += 1
 
 
 class HedgedAttemptError(AttemptError):

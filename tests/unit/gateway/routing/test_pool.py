@@ -10,7 +10,7 @@ import pytest
 from lightship.engines.remote import ProbeResult
 from lightship.gateway.routing.balancing import BalancedEngine
 from lightship.gateway.routing.config import BreakerConfig, OutlierConfig, RoutingConfig
-from lightship.gateway.routing.health import FAILED_CONNECTS
+from lightship.gateway.routing.health import FAILED_CONNECTS, PROBES_WITHOUT_ANSWER
 from lightship.gateway.routing.picking import ChoiceReason
 from lightship.gateway.routing.pool import ReplicaPool
 from lightship.gateway.routing.replica import Replica
@@ -89,6 +89,55 @@ def test_pool_health_checks_touch_no_counter() -> None:
             assert (pool.states[0].num_in_flight, pool.states[0].last_start) == before == (1, 1)
             assert pool.states[0].work_s > 0
         assert_all_zero(pool)
+
+    run_in_virtual_time(run())
+
+
+async def gave_up(pool: ReplicaPool, wanted: EngineCall) -> tuple[str, float] | None:
+    """Who failed an attempt at the first replica, which falls silent at once, and when; None when it was waited for."""
+    async with pool.watching():
+        fake_of(pool, "r0").probe_result = ProbeResult.TIMED_OUT
+        try:
+            async with asyncio.timeout(30), BalancedEngine(pool).open(wanted):
+                return None
+        except AttemptError as error:
+            return f"{error.replica} {error.failure}", asyncio.get_running_loop().time()
+        except TimeoutError:
+            return None
+        finally:
+            assert_all_zero(pool)
+
+
+@pytest.mark.parametrize("is_streaming", [False, True])
+def test_balanced_replica_that_falls_silent_is_waited_for_no_longer(is_streaming: bool) -> None:
+    async def run() -> None:
+        pool = pool_of(always(stream_reply(fault=Fault.HANG)), STREAM)
+        found = await gave_up(pool, call(is_streaming=is_streaming))
+        assert found == ("r0 first_token_timeout", PROBES_WITHOUT_ANSWER)
+
+    run_in_virtual_time(run())
+
+
+def test_balanced_replica_that_falls_silent_is_waited_for_where_there_is_no_other() -> None:
+    async def run() -> None:
+        hang = always(stream_reply(fault=Fault.HANG))
+        assert await gave_up(pool_of(hang), call()) is None
+        assert await gave_up(pool_of(hang, STREAM), replace(call(), excluded=frozenset({"r1"}))) is None
+
+    run_in_virtual_time(run())
+
+
+def test_balanced_answer_that_has_begun_goes_on_while_its_replica_is_silent() -> None:
+    async def run() -> None:
+        gate = asyncio.Event()
+        pool = pool_of(always(stream_reply("a", "b", next_gate=gate)), STREAM)
+        async with pool.watching():
+            fake_of(pool, "r0").probe_result = ProbeResult.TIMED_OUT
+            async with BalancedEngine(pool).open(call()) as reply:
+                asyncio.get_running_loop().call_later(10, gate.set)
+                chunks = [chunk async for chunk in reply.chunks]
+            assert reply.replica == "r0"
+            assert len(chunks) == 3
 
     run_in_virtual_time(run())
 

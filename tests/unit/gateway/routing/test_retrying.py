@@ -115,20 +115,45 @@ def test_retrying_share_of_zero_allows_none() -> None:
     assert inner.tried == ["r0"]
 
 
+@pytest.mark.parametrize("clock", [None, LoopClock()])
 @pytest.mark.parametrize("share", [0.1, 0.25, 1.0])
-def test_retry_budget_long_outage_keeps_retries_to_the_share(share: float) -> None:
-    budget = RetryBudget(share)
-    num_retries = 0
-    for _ in range(1000):
+def test_retry_budget_long_outage_keeps_retries_to_the_share(share: float, clock: LoopClock | None) -> None:
+    async def run() -> int:
+        budget = RetryBudget(share, clock=clock)
+        num_retries = 0
+        for _ in range(1000):
+            budget.note_request()
+            num_retries += sum(budget.try_take() for _ in range(2))
+            await asyncio.sleep(0.1)
+        return num_retries
+
+    assert share * 1000 <= run_in_virtual_time(run()) <= RESERVE_RETRIES + share * 1000
+
+
+@pytest.mark.parametrize(("quiet_s", "num_retries"), [(0, 21), (3, 21), (30, RESERVE_RETRIES)])
+def test_retry_budget_many_failures_at_once_use_what_was_paid_in_lately(quiet_s: int, num_retries: int) -> None:
+    async def run() -> int:
+        budget = RetryBudget(0.5, clock=LoopClock())
+        for _ in range(41):
+            budget.note_request()
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(quiet_s)
         budget.note_request()
-        num_retries += sum(budget.try_take() for _ in range(2))
-    assert share * 1000 <= num_retries <= RESERVE_RETRIES + share * 1000
+        return sum(budget.try_take() for _ in range(100))
+
+    assert run_in_virtual_time(run()) == num_retries
 
 
-def shed(call: EngineCall) -> FakeReply:
-    del call
-    busy = overloaded("full", reason="queue-full")
-    raise AttemptError(AttemptFailure.BAD_STATUS, "503", replica="", status=503, api_error=busy)
+def refuses(reason: str) -> Script:
+    def script(call: EngineCall) -> FakeReply:
+        del call
+        refusal = overloaded("not now", reason=reason)
+        raise AttemptError(AttemptFailure.BAD_STATUS, "503", replica="", status=503, api_error=refusal)
+
+    return script
+
+
+shed = refuses("queue-full")
 
 
 class NamesReplicas(FirstNotExcluded):
@@ -154,6 +179,12 @@ def test_retrying_replica_that_is_full_is_believed_the_second_time() -> None:
     assert caught.value.api_error.headers["x-reject-reason"] == "queue-full"
     inner = NamesReplicas(shed, GONE, GOOD)
     assert read_through(inner).replica == "r2"
+
+
+@pytest.mark.parametrize("reason", ["shutdown", "starting"])
+def test_retrying_replica_that_stops_or_starts_says_nothing_about_the_others(reason: str) -> None:
+    stops = refuses(reason)
+    assert read_through(NamesReplicas(stops, stops, GOOD)).replica == "r2"
 
 
 def test_retrying_no_attempt_begins_after_the_deadline() -> None:
