@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightship.gateway.api.first_token import FirstTokenEngine
 from lightship.gateway.app import GatewayApp
+from lightship.gateway.cache.config import CacheConfig
+from lightship.gateway.cache.memory_store import MemoryResponseStore
+from lightship.gateway.catalog import ModelCatalog
 from lightship.gateway.config import GatewayConfig, ReplicaConfig
+from lightship.gateway.dispatch.config import DispatchConfig, LadderConfig, PriorityClass, RungFacts
+from lightship.gateway.routing.pool import ReplicaPool
 from lightship.gateway.routing.replica import Replica
 from lightship.gateway.routing.retrying import RESERVE_RETRIES
 from lightship.gateway.runtime import build_app
+from lightship.gateway.stack import Stack, build_stack
 from lightship.gateway.telemetry import GatewayTelemetry
+from lightship.gateway.tenants.authentication import Authenticator, KeyTable
+from lightship.gateway.tenants.config import DEFAULT, LimitConfig, PriceConfig, TenantsConfig
+from lightship.gateway.tenants.keys import KeyRecord, digest_of, new_key
+from lightship.gateway.tenants.ledger import Ledger
+from lightship.gateway.tenants.memory_store import MemoryStore
 from lightship.observability import names
 from lightship.ports.engine import AttemptError, AttemptFailure, EngineCall, HopTimeouts, Outcome
-from lightship.testing.asgi_client import AsgiClient
+from lightship.testing.asgi_client import JSON_HEADERS, AsgiClient
 from lightship.testing.fake_engine import FakeEngine, FakeReply, Fault, error_reply, stream_reply
 from lightship.testing.virtual_time import LoopClock, run_in_virtual_time
 
@@ -24,6 +38,16 @@ TIMEOUTS = HopTimeouts(connect_s=1, first_token_s=10, next_token_s=5, total_s=30
 STAYS = 10_000
 # Everything else happens on whole seconds: who is first decides the outcome, so nobody leaves at such a moment.
 NEVER_A_TIE_S = 0.25
+
+# A stream that is complete, says what it took, and is therefore kept by a cache.
+STORABLE = (
+    b'data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,'
+    b'"delta":{"role":"assistant","content":"hi"},"finish_reason":"stop"}]}\n\n',
+    b'data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[],'
+    b'"usage":{"prompt_tokens":3,"completion_tokens":1,"total_tokens":4}}\n\n',
+    b"data: [DONE]\n\n",
+)
+KEYS = {tenant: new_key(lambda size, tenant=tenant: tenant.encode() * size) for tenant in ("a", "b")}  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -46,10 +70,36 @@ class RequestPlan:
     model: str
 
 
+@dataclass(frozen=True)
+class FullPlan:
+    """A request to a gateway with everything on: whose it is, which of two prompts, and how long it may wait."""
+
+    request: RequestPlan
+    tenant: str
+    prompt: int
+    priority: str
+    deadline_ms: int
+
+
 ATTEMPTS = st.builds(
     AttemptPlan,
     kind=st.sampled_from(
-        ["good", "good", "whole", "400", "500", "503", "html", "hang", "close", "break", "stall", "no-done", "refuse"]
+        [
+            "good",
+            "good",
+            "storable",
+            "whole",
+            "400",
+            "500",
+            "503",
+            "html",
+            "hang",
+            "close",
+            "break",
+            "stall",
+            "no-done",
+            "refuse",
+        ]
     ),
     first_s=st.sampled_from([0, 1, 4, 11]),
     next_s=st.sampled_from([0, 1, 6]),
@@ -61,6 +111,15 @@ REQUESTS = st.builds(
     leave_after_s=st.sampled_from([STAYS, STAYS, 0, 1, 2, 4, 5, 11, 20]).map(lambda seconds: seconds + NEVER_A_TIE_S),
     is_streaming=st.booleans(),
     model=st.sampled_from(["m", "m", "m", "m@int4", "unknown"]),
+)
+
+FULL = st.builds(
+    FullPlan,
+    request=REQUESTS,
+    tenant=st.sampled_from(["a", "a", "b", ""]),
+    prompt=st.sampled_from([0, 0, 0, 1]),
+    priority=st.sampled_from(["default", "default", "batch"]),
+    deadline_ms=st.sampled_from([60_000, 60_000, 60_000, 2_500]),
 )
 
 
@@ -86,6 +145,10 @@ class Replicas:
                 raise AttemptError(AttemptFailure.CONNECT, "refused", replica=_tried(call))
             case "whole":
                 return FakeReply(first_gate=first_gate)
+            case "storable":
+                return FakeReply(
+                    STORABLE, headers={"content-type": "text/event-stream"}, first_gate=first_gate, next_gate=next_gate
+                )
             case "400" | "500" | "503":
                 return error_reply(int(plan.kind))
             case "html":
@@ -121,11 +184,14 @@ def _sum_of(telemetry: GatewayTelemetry, name: str, **labels: str) -> float:
 
 async def _run_request(app: GatewayApp, plan: RequestPlan, client: AsgiClient) -> None:
     await asyncio.sleep(plan.start_s)
-    flag = "true" if plan.is_streaming else "false"
-    client.body = f'{{"model":"{plan.model}","stream":{flag}}}'.encode()
     client.is_body_sent = _opens_after(plan.body_after_s)
     client.gone = _opens_after(plan.leave_after_s)
     await client.run(app)
+
+
+def _body(plan: RequestPlan, more: str = "") -> bytes:
+    flag = "true" if plan.is_streaming else "false"
+    return f'{{"model":"{plan.model}","stream":{flag}{more}}}'.encode()
 
 
 @settings(max_examples=150, deadline=None)
@@ -145,7 +211,7 @@ def test_gateway_any_interleaving_ends_in_one_outcome_each_and_zero_counters(
             clock=LoopClock(),
             telemetry=telemetry,
         )
-        clients = [AsgiClient() for _ in requests]
+        clients = [AsgiClient(body=_body(plan)) for plan in requests]
         async with pool.watching(), asyncio.TaskGroup() as group:
             for plan, client in zip(requests, clients, strict=True):
                 group.create_task(_run_request(app, plan, client))
@@ -171,5 +237,138 @@ def _expected_outcome(client: AsgiClient) -> Outcome:
                 b"data: [DONE]\n\n"
             )
             return Outcome.SERVED if is_whole else Outcome.FAILED
-        return Outcome.REJECTED if client.status in {400, 404, 408, 503} else Outcome.FAILED
+        return Outcome.REJECTED if client.status in {400, 404, 408, 429, 503} else Outcome.FAILED
     return Outcome.CANCELLED if client.gone.is_set() else Outcome.FAILED
+
+
+FULL_CONFIG = GatewayConfig(
+    model_name="m",
+    replicas=tuple(Replicas([]).configs),
+    timeouts=TIMEOUTS,
+    body_timeout_s=8,
+    max_attempts=3,
+    dispatch=DispatchConfig(
+        ladders={
+            "m": LadderConfig(
+                rungs=(
+                    RungFacts(variant_name="fp16", concurrency=1, goodput_requests_per_s=1),
+                    RungFacts(variant_name="int4", concurrency=2, goodput_requests_per_s=2, quality_loss=0.02),
+                ),
+                ttft_s=5,
+            )
+        },
+        priorities={"batch": PriorityClass(importance=-1, max_wait_s=3, trimmed_output_tokens=4)},
+        max_queued=2,
+    ),
+    tenants=TenantsConfig(
+        limits={
+            "a": LimitConfig(concurrent_requests=3, tokens_per_min=500),
+            "b": LimitConfig(daily_tokens=60, monthly_usd=1.0),
+            DEFAULT: LimitConfig(requests_per_min=2),
+        },
+        prices={DEFAULT: PriceConfig(usd_per_1m_output_tokens=10.0)},
+    ),
+    cache=CacheConfig(),
+)
+
+
+@dataclass
+class FullGateway:
+    """A gateway with all layers on, and what its accounting is read from."""
+
+    app: GatewayApp
+    stack: Stack
+    pool: ReplicaPool
+    ledger: Ledger
+    telemetry: GatewayTelemetry
+
+
+@asynccontextmanager
+async def _full_gateway(replicas: Replicas) -> AsyncIterator[FullGateway]:
+    clock, telemetry = LoopClock(), GatewayTelemetry()
+    pool = ReplicaPool(
+        [
+            Replica(one, FirstTokenEngine(replicas.fakes[one.name], first_token_s=TIMEOUTS.first_token_s))
+            for one in replicas.configs
+        ],
+        clock=clock,
+        interval_s=1,
+        served_model="m",
+    )
+    ledger = Ledger(MemoryStore(clock), clock, holder="test")
+    store = MemoryResponseStore(max_bytes=2**20, clock=clock)
+    stack = build_stack(pool, FULL_CONFIG, telemetry=telemetry, clock=clock, ledger=ledger, responses=store)
+    authenticator = Authenticator(are_keys_required=False, unix_s=clock.unix_s, on_failure=telemetry.record_key_failure)
+    authenticator.table = KeyTable(
+        KeyRecord(prefix=tenant * 8, digest=digest_of(key), tenant=tenant) for tenant, key in KEYS.items()
+    )
+    app = GatewayApp(
+        FULL_CONFIG,
+        engine=stack.top,
+        catalog=ModelCatalog("m", FULL_CONFIG.replicas, created_unix_s=0),
+        pool=pool,
+        telemetry=telemetry,
+        authenticator=authenticator,
+        clock=clock,
+    )
+    assert stack.cached is not None
+    async with stack.cached.running(), pool.watching():
+        yield FullGateway(app, stack, pool, ledger, telemetry)
+
+
+def _full_client(plan: FullPlan) -> AsgiClient:
+    message = f',"temperature":0,"max_tokens":16,"messages":[{{"role":"user","content":"{plan.prompt}"}}]'
+    headers = [
+        *JSON_HEADERS,
+        (b"x-priority", plan.priority.encode()),
+        (b"x-deadline-ms", str(plan.deadline_ms).encode()),
+        (b"x-session-id", b"s"),
+    ]
+    if plan.tenant:
+        headers.append((b"authorization", b"Bearer " + KEYS[plan.tenant].encode()))
+    return AsgiClient(body=_body(plan.request, message), headers=tuple(headers))
+
+
+@settings(max_examples=150, deadline=None)
+@given(plans=st.lists(ATTEMPTS, min_size=1, max_size=6), requests=st.lists(FULL, min_size=1, max_size=8))
+def test_gateway_with_everything_on_any_interleaving_leaves_all_accounting_at_zero(
+    plans: list[AttemptPlan], requests: list[FullPlan]
+) -> None:
+    async def run() -> None:
+        replicas = Replicas(plans)
+        clients = [_full_client(plan) for plan in requests]
+        async with _full_gateway(replicas) as gateway:
+            async with asyncio.TaskGroup() as group:
+                for number, (plan, client) in enumerate(zip(requests, clients, strict=True)):
+                    # who leaves frees a place, and another one starts at that moment: never at one when that one leaves
+                    leave_after_s = plan.request.leave_after_s + number / 1000
+                    request = replace(plan.request, leave_after_s=leave_after_s)
+                    group.create_task(_run_request(gateway.app, request, client))
+            await asyncio.sleep(1)  # an answer is stored after its last client has it
+
+            assert gateway.app.in_flight.count == 0
+            assert gateway.ledger.num_reserved == 0
+            assert gateway.stack.cached is not None
+            assert gateway.stack.cached.flights.num_under_way == 0
+            dispatcher = gateway.stack.admitted.dispatcher
+            assert (dispatcher.num_in_flight, dispatcher.num_waiting, dispatcher.next_wake_s()) == (0, 0, None)
+            assert [(one.used, one.tokens_ahead) for one in dispatcher.devices.values()] == [(0, 0)]
+            assert [place.num_in_flight for place in dispatcher.ladders["m"].places] == [0, 0]
+            assert [(state.num_in_flight, state.work_s) for state in gateway.pool.states] == [(0, 0)] * 3
+            assert [fake.num_open for fake in replicas.fakes.values()] == [0, 0, 0]
+            assert replicas.num_attempts <= len(requests) + RESERVE_RETRIES
+            _check_outcomes(gateway.telemetry, clients)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run_in_virtual_time(run())
+
+
+def _check_outcomes(telemetry: GatewayTelemetry, clients: list[AsgiClient]) -> None:
+    """One outcome each, and of the kind that clients saw; from outside an eviction is a refusal."""
+    counted = {outcome: _sum_of(telemetry, names.REQUESTS + "_total", outcome=outcome) for outcome in Outcome}
+    expected = [_expected_outcome(client) for client in clients]
+    assert sum(counted.values()) == len(clients)
+    assert counted[Outcome.SERVED] + counted[Outcome.DEGRADED] == expected.count(Outcome.SERVED)
+    assert counted[Outcome.REJECTED] + counted[Outcome.EVICTED] == expected.count(Outcome.REJECTED)
+    assert counted[Outcome.CANCELLED] == expected.count(Outcome.CANCELLED)
+    assert counted[Outcome.FAILED] == expected.count(Outcome.FAILED)
