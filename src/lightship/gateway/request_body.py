@@ -56,16 +56,22 @@ def with_members(body: bytes, values: Mapping[str, Any], *, add: str | None = No
         values: New values by key; a key that is not there is left out...
         add: ... but this one, which is added where none of them is there.
     """
+    if add is not None and b"\\u00" not in body and not any(f'"{key}"'.encode() in body for key in values):
+        return _with_new_member(body, add, values[add])  # none of them can be there, however it is spelled
     spans = sorted((start, end, key) for key, start, end in _members(body) if key in values)
     if not spans and add is not None:
-        opening = _OPENING.match(body).end()  # type: ignore[union-attr] # read_head has seen an object
-        member = msgspec.json.encode(add) + b":" + msgspec.json.encode(values[add])
-        return b"".join((body[:opening], member, b",", body[opening:]))  # there is at least `model`
+        return _with_new_member(body, add, values[add])
     parts, done = [], 0
     for start, end, key in spans:
         parts += [body[done:start], msgspec.json.encode(values[key])]
         done = end
     return b"".join((*parts, body[done:]))
+
+
+def _with_new_member(body: bytes, key: str, value: Any) -> bytes:
+    opening = _OPENING.match(body).end()  # type: ignore[union-attr] # read_head has seen an object
+    member = msgspec.json.encode(key) + b":" + msgspec.json.encode(value)
+    return b"".join((body[:opening], member, b",", body[opening:]))  # there is at least `model`
 
 
 def _check_utf8(body: bytes) -> None:

@@ -209,6 +209,8 @@ class Dispatcher:
 
     def _choice(self, ticket: Ticket, ladder: LadderState, now_s: float) -> RungChoice:
         terms = ticket.terms
+        if self._has_plain_choice(ticket, ladder):
+            return RungChoice(ticket.asked_rung, RungReason.ASKED)
         before = self._rung_of_session(ticket.served_model, terms) if terms.session else None
         wish = Wish(
             asked_rung=ticket.asked_rung,
@@ -220,6 +222,16 @@ class Dispatcher:
         )
         is_up = [self._is_up(ticket.served_model, rung) for rung in range(ladder.num_local)]
         return choose_rung(wish, ladder.views(now_s, is_up=is_up), level=ladder.level_rung)
+
+    def _has_plain_choice(self, ticket: Ticket, ladder: LadderState) -> bool:
+        """Whether `choose_rung` would give what was asked for, told without looking at every rung: the common case."""
+        terms, asked = ticket.terms, ticket.asked_rung
+        return (
+            ladder.level_rung <= asked
+            and not (ticket.is_pinned or terms.session or terms.degrade is Degrade.PREFERRED)
+            and (terms.min_quality <= 0 or 1 - ladder.config.rungs[asked].cautious_loss >= terms.min_quality)
+            and self._is_up(ticket.served_model, asked)
+        )
 
     @staticmethod
     def _is_move_costly(ladder: LadderState, rung: int, num_prompt_tokens: int) -> bool:

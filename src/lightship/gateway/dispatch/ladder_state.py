@@ -126,9 +126,10 @@ class LadderState:
     def update_level(self, now_s: float, *, oldest_wait_s: float) -> None:
         """Moves the level as the load says."""
         is_late = oldest_wait_s > self.config.policy.down_wait_share * self.config.ttft_s
-        load = LadderLoad(
-            is_overloaded=is_late or now_s < self._overloaded_until_s, arrivals_per_s=self.arrivals.per_s(now_s)
-        )
+        is_overloaded = is_late or now_s < self._overloaded_until_s
+        if not is_overloaded and self.level.step == 0 and self.level.overloaded_since_s is None:
+            return  # nowhere to go
+        load = LadderLoad(is_overloaded=is_overloaded, arrivals_per_s=self.arrivals.per_s(now_s))
         self.level = next_level(self.level, load, self.config.policy, lowest=self.last_step, now_s=now_s)
 
     def views(self, now_s: float, *, is_up: list[bool]) -> list[RungView]:

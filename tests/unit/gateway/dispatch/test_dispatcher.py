@@ -18,7 +18,7 @@ from lightship.gateway.dispatch.config import (
     RungFacts,
 )
 from lightship.gateway.dispatch.dispatcher import Dispatcher
-from lightship.gateway.dispatch.ladder import RungReason
+from lightship.gateway.dispatch.ladder import Level, RungChoice, RungReason, Wish, choose_rung
 from lightship.gateway.dispatch.ticket import Answered, RefusalReason, Refuse, Start, Ticket, Wait
 from lightship.ports.engine import CallTerms, Degrade
 
@@ -327,3 +327,24 @@ def test_dispatcher_prompt_behind_many_others_waits_until_they_are_computed() ->
     assert isinstance(one.offer(behind, 30.0), Wait)  # 450 tokens are 0.45 s
     one.first_byte(ahead, 30.35)
     assert [each.ticket for each in one.advance(30.35)] == [behind]
+
+
+@given(
+    level=st.integers(0, 1),
+    asked=st.integers(0, 1),
+    is_pinned=st.booleans(),
+    degrade=st.sampled_from(list(Degrade)),
+    min_quality=st.sampled_from([0.0, 0.5, 0.97, 0.98, 0.99, 1.0]),
+    down=st.sets(st.tuples(st.just("m"), st.integers(0, 1))),
+)
+def test_dispatcher_common_case_is_decided_as_by_the_whole_rule(
+    *, level: int, asked: int, is_pinned: bool, degrade: Degrade, min_quality: float, down: set[tuple[str, int]]
+) -> None:
+    one = dispatcher(down=down)
+    ladder = one.ladders["m"]
+    ladder.level = Level(step=level)
+    wanted = ticket(rung=asked, is_pinned=is_pinned, degrade=degrade, min_quality=min_quality)
+    if one._has_plain_choice(wanted, ladder):
+        wish = Wish(asked, is_pinned, degrade, min_quality)
+        views = ladder.views(0.0, is_up=[("m", rung) not in down for rung in range(2)])
+        assert choose_rung(wish, views, level=level) == RungChoice(asked, RungReason.ASKED)
