@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from lightship.gateway.dispatch.collector import DispatchCollector
 from lightship.gateway.dispatch.dispatcher import Dispatcher
@@ -17,6 +17,7 @@ from lightship.gateway.routing.collector import RoutingCollector
 from lightship.gateway.routing.pool import ReplicaPool
 from lightship.gateway.tenants.authentication import KeyFailure
 from lightship.observability import names
+from lightship.observability.counting import CountTable, TimeHistogram
 from lightship.ports.clock import Clock
 from lightship.ports.engine import AttemptFailure, Outcome, TokenUsage
 
@@ -88,17 +89,6 @@ class _AccessLine(msgspec.Struct, frozen=True):
     output_tokens: int
 
 
-@dataclass
-class _Children:
-    """Metrics with their labels filled in: looking one up takes longer than counting."""
-
-    requests: dict[tuple[str, str, str], Counter] = field(default_factory=dict)
-    attempts: dict[tuple[str, str], Counter] = field(default_factory=dict)
-    tokens: dict[tuple[str, str], Counter] = field(default_factory=dict)
-    degraded: dict[tuple[str, str], Counter] = field(default_factory=dict)
-    objectives: dict[tuple[str, str], Counter] = field(default_factory=dict)
-
-
 class GatewayTelemetry:
     """Metrics in a registry of their own, and one log line per request.
 
@@ -107,53 +97,51 @@ class GatewayTelemetry:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._children = _Children()
-        labels = [names.LABEL_PATH, names.LABEL_MODEL, names.LABEL_OUTCOME]
-        self._requests = Counter(names.REQUESTS, "Requests by how they ended.", labels, registry=self.registry)
-        self._duration = Histogram(
+        registry = self.registry
+        self._requests = CountTable(
+            names.REQUESTS,
+            "Requests by how they ended.",
+            [names.LABEL_PATH, names.LABEL_MODEL, names.LABEL_OUTCOME],
+            registry=registry,
+        )
+        self._duration = TimeHistogram(
             names.REQUEST_DURATION,
             "Seconds from a request's head to its end.",
-            registry=self.registry,
-            buckets=names.DURATION_BUCKETS_S,
+            names.DURATION_BUCKETS_S,
+            registry=registry,
         )
-        self._first_byte = Histogram(
+        self._first_byte = TimeHistogram(
             names.TIME_TO_FIRST_BYTE,
             "Seconds from a request's head to the first byte of its answer.",
-            registry=self.registry,
-            buckets=names.TTFT_BUCKETS_S,
+            names.TTFT_BUCKETS_S,
+            registry=registry,
         )
-        self._attempts = Counter(
+        self._queue = TimeHistogram(
+            names.QUEUE_TIME, "Seconds a request waited for its turn.", names.TTFT_BUCKETS_S, registry=registry
+        )
+        self._attempts = CountTable(
             names.ATTEMPTS,
             "Attempts at replicas by how they ended.",
             [names.LABEL_REPLICA, names.LABEL_RESULT],
-            registry=self.registry,
+            registry=registry,
         )
-        self._queue = Histogram(
-            names.QUEUE_TIME,
-            "Seconds a request waited for its turn.",
-            registry=self.registry,
-            buckets=names.TTFT_BUCKETS_S,
+        self._tokens = CountTable(
+            names.TOKENS, "Tokens of answers.", [names.LABEL_MODEL, names.LABEL_KIND], registry=registry
         )
-        self._tokens = Counter(
-            names.TOKENS, "Tokens of answers.", [names.LABEL_MODEL, names.LABEL_KIND], registry=self.registry
-        )
-        self._degraded = Counter(
+        self._degraded = CountTable(
             names.DEGRADED,
             "Answers of a lower rung than asked, or cut short, by reason.",
             [names.LABEL_MODEL, names.LABEL_REASON],
-            registry=self.registry,
+            registry=registry,
         )
-        self._objectives = Counter(
+        self._objectives = CountTable(
             names.SLO_REQUESTS,
             "Requests by whether they kept each promise; what was cancelled is undetermined.",
             [names.LABEL_OBJECTIVE, names.LABEL_VERDICT],
-            registry=self.registry,
+            registry=registry,
         )
-        self._key_failures = Counter(
-            names.KEY_FAILURES,
-            "Requests that were not let in, by reason.",
-            [names.LABEL_REASON],
-            registry=self.registry,
+        self._key_failures = CountTable(
+            names.KEY_FAILURES, "Requests that were not let in, by reason.", [names.LABEL_REASON], registry=registry
         )
         self._watched: ReplicaPool | None = None
 
@@ -169,16 +157,12 @@ class GatewayTelemetry:
 
     def record_key_failure(self, failure: KeyFailure) -> None:
         """Counts one request that was not let in."""
-        self._key_failures.labels(failure.value).inc()
+        self._key_failures.add(failure.value)
 
     def record_attempt(self, *, replica: str, result: AttemptResult | AttemptFailure) -> None:
         """Counts one attempt."""
         try:
-            key = (replica, result.value)
-            child = self._children.attempts.get(key)
-            if child is None:
-                child = self._children.attempts[key] = self._attempts.labels(*key)
-            child.inc()
+            self._attempts.add(replica, result.value)
         except Exception:  # noqa: BLE001 # a fault in counting must not become a fault of the request
             _log.exception("an attempt was not counted")
 
@@ -186,11 +170,7 @@ class GatewayTelemetry:
         """Counts one request, once, and writes its log line."""
         try:
             outcome = record.outcome or Outcome.FAILED
-            key = (record.path, record.model, outcome.value)
-            child = self._children.requests.get(key)
-            if child is None:
-                child = self._children.requests[key] = self._requests.labels(*key)
-            child.inc()
+            self._requests.add(record.path, record.model, outcome.value)
             duration_s = ended_s - record.started_s
             self._duration.observe(duration_s)
             if record.first_byte_s is not None:
@@ -200,9 +180,9 @@ class GatewayTelemetry:
                 self._count_tokens(record.model, record.usage)
             if outcome is Outcome.DEGRADED:
                 reason = record.degraded.partition("reason=")[2].partition(";")[0] or "trimmed"
-                _child(self._degraded, self._children.degraded, (record.model, reason)).inc()
+                self._degraded.add(record.model, reason)
             for objective, verdict in verdicts(record, outcome, duration_s=duration_s):
-                _child(self._objectives, self._children.objectives, (objective, verdict)).inc()
+                self._objectives.add(objective, verdict)
             if _access_log.isEnabledFor(logging.INFO):
                 _access_log.info("%s", _line(record, outcome, duration_s=duration_s))
         except Exception:  # noqa: BLE001 # a fault in counting must not become a fault of the request
@@ -216,18 +196,11 @@ class GatewayTelemetry:
         )
         for kind, count in counts:
             if count:
-                _child(self._tokens, self._children.tokens, (model, kind)).inc(count)
+                self._tokens.add(model, kind, by=count)
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
-
-
-def _child(metric: Counter, known: dict[tuple[str, str], Counter], key: tuple[str, str]) -> Counter:
-    child = known.get(key)
-    if child is None:
-        child = known[key] = metric.labels(*key)
-    return child
 
 
 def verdicts(record: RequestRecord, outcome: Outcome, *, duration_s: float) -> Iterator[tuple[str, str]]:
