@@ -32,7 +32,7 @@ from peer_environment import DEFAULT_FOLDER, ensure_environment
 
 # The upstream and the load generator share the first core; each gateway has the second one to itself.
 GENERATOR_CORE, GATEWAY_CORE = 0, 1
-LITELLM = ("litellm[proxy]==1.106.12",)
+LITELLM = ("litellm[proxy]==1.106.12", "prometheus-client>=0.21,<1")  # without the latter it has no metrics
 SMG = ("smg==1.13.0",)
 API_KEY = "sk-benchmark-0123456789abcdef"
 START_TIMEOUT_S = 90.0

@@ -9,6 +9,7 @@ import asyncio
 import ssl
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from functools import lru_cache
 from http import HTTPStatus
 from types import TracebackType
 
@@ -356,10 +357,15 @@ def _header_lines(headers: Mapping[str, str]) -> str:
     return "\r\n".join([*lines, ""])
 
 
+@lru_cache(maxsize=1024)
+def _name(raw_name: bytes) -> str:
+    return raw_name.decode("latin-1")
+
+
 def _end_to_end_headers(raw_headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for raw_name, raw_value in raw_headers:
-        name = raw_name.decode("latin-1")
+        name = _name(raw_name)
         value = raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     if (connection := headers.get("connection")) is not None:

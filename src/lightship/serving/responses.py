@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from starlette.types import Send
 
 from lightship.wire.errors import ApiError
 
 
+@lru_cache(maxsize=1024)
+def _raw_name(name: str) -> bytes:
+    return name.lower().encode("latin-1")
+
+
 def raw_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     """Headers in ASGI form."""
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    return [(_raw_name(name), value.encode("latin-1")) for name, value in headers.items()]
 
 
 async def send_bytes(
