@@ -27,6 +27,10 @@ class Origin:
         return f"{self.scheme}://{self.authority}{self.base_path}"
 
 
+class CredentialsInAddressError(ValueError):
+    """An address with a user's name or password in it, which must not be repeated."""
+
+
 def parse_origin(url: str) -> Origin:
     """The server behind an `http://` or `https://` address.
 
@@ -42,5 +46,5 @@ def parse_origin(url: str) -> Origin:
     if parts.scheme not in _DEFAULT_PORTS or not host or parts.query or parts.fragment:
         raise ValueError("not the address of a server: expected http://HOST:PORT or https://HOST:PORT")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("the address holds credentials; send them as a header")
+        raise CredentialsInAddressError("the address holds credentials; send them as a header")
     return Origin(parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme], parts.netloc, parts.path.rstrip("/"))

@@ -7,6 +7,8 @@ bounded is the number of connections that are kept idle, and for how long.
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import ssl
 from types import TracebackType
 from typing import Self
@@ -29,6 +31,8 @@ class OriginConnections:
         idle_limit_s: An unused connection is closed after this.
         max_idle: More unused ones than this are not kept.
         ssl_context: For `https`; the system's certificate authorities when it is not given.
+        resolves_once: Whether the host's addresses are looked up for the first connection only. Where it is not, a
+            server that moves is found; where it is, name service plays no part in later latencies.
 
     Concurrency: one event loop.
     """
@@ -40,8 +44,11 @@ class OriginConnections:
         idle_limit_s: float = IDLE_LIMIT_S,
         max_idle: int = MAX_IDLE,
         ssl_context: ssl.SSLContext | None = None,
+        resolves_once: bool = False,
     ) -> None:
         self.origin = origin
+        self._resolves_once = resolves_once
+        self._addresses: list[str] = []
         self._idle_limit_s = idle_limit_s
         self._max_idle = max_idle
         self._ssl = (ssl_context or ssl.create_default_context()) if origin.is_tls else None
@@ -85,20 +92,13 @@ class OriginConnections:
 
         Raises: ConnectError, ConnectTimeoutError; ConnectionLostError: the server closed it at once.
         """
-        loop = asyncio.get_running_loop()
         origin = self.origin
         try:
             async with asyncio.timeout(timeout_s):
-                _, connection = await loop.create_connection(
-                    self._new_connection,
-                    origin.host,
-                    origin.port,
-                    ssl=self._ssl,
-                    server_hostname=origin.host if self._ssl is not None else None,
-                )
+                connection = await self._connect_to_any()
         except TimeoutError as error:
             raise ConnectTimeoutError(f"{origin}: no connection within {timeout_s:g} s") from error
-        except (OSError, ssl.SSLError, UnicodeError) as error:
+        except (OSError, UnicodeError) as error:
             raise ConnectError(f"{origin}: {error}") from error
         if not connection.is_usable:
             raise ConnectionLostError(f"{origin}: the server closed the connection as soon as it was made")
@@ -116,6 +116,34 @@ class OriginConnections:
         while self._open:
             self._gone.clear()
             await self._gone.wait()
+
+    async def _connect_to_any(self) -> Connection:
+        if not self._resolves_once:
+            return await self._connect_to(self.origin.host)
+        if not self._addresses:
+            loop = asyncio.get_running_loop()
+            found = await loop.getaddrinfo(self.origin.host, self.origin.port, type=socket.SOCK_STREAM)
+            self._addresses = [str(address[0]) for *_, address in found]
+        for index, address in enumerate(self._addresses):
+            try:
+                connection = await self._connect_to(address)
+            except OSError:
+                if index + 1 == len(self._addresses):
+                    raise
+                continue
+            self._addresses = self._addresses[index:]  # those before did not answer
+            return connection
+        raise OSError(errno.EADDRNOTAVAIL, "the host has no address")
+
+    async def _connect_to(self, host: str) -> Connection:
+        _, connection = await asyncio.get_running_loop().create_connection(
+            self._new_connection,
+            host,
+            self.origin.port,
+            ssl=self._ssl,
+            server_hostname=self.origin.host if self._ssl is not None else None,
+        )
+        return connection
 
     def _new_connection(self) -> Connection:
         return Connection(on_idle=self._keep, on_closed=self._forget)

@@ -302,7 +302,7 @@ def test_exchange_no_descriptors_left_is_this_machines_failure(monkeypatch: pyte
         ("localhost:8000", "not the address of an endpoint"),
         ("ftp://x", "not the address of an endpoint"),
         ("http://", "not the address of an endpoint"),
-        ("http://x:99999", "not an address"),
+        ("http://x:99999", "not the address of an endpoint: Port out of range"),
         ("http://x/v1?key=3", "not the address of an endpoint"),
     ],
 )
