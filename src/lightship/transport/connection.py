@@ -144,8 +144,15 @@ class Connection(asyncio.Protocol):
             cause = error.__context__
             self._refuse(str(cause if isinstance(cause, _RefusedError) else error))
             return
-        self._count_head_bytes(len(data))
-        self._pass_body_on()
+        body, receiver = self._body, self._receiver
+        if body:
+            chunk = body[0] if len(body) == 1 else b"".join(body)
+            body.clear()
+            self._num_head_bytes = 0
+            if receiver is not None:
+                receiver.body_received(chunk)
+        elif not self._has_message_ended:
+            self._count_head_bytes(len(data))
         if self._has_message_ended:
             self._finish()
 
@@ -219,18 +226,9 @@ class Connection(asyncio.Protocol):
 
     def _count_head_bytes(self, num_bytes: int) -> None:
         """Holds what comes without any body to a bound; a read that brings body starts the count again."""
-        if self._body:
-            self._num_head_bytes = 0
-        else:
-            self._num_head_bytes += num_bytes
-            if self._num_head_bytes > MAX_HEAD_BYTES:
-                self._refuse(f"over {MAX_HEAD_BYTES} bytes of it are not body")
-
-    def _pass_body_on(self) -> None:
-        body = self._body
-        if body and self._receiver is not None:
-            self._body = []
-            self._receiver.body_received(body[0] if len(body) == 1 else b"".join(body))
+        self._num_head_bytes += num_bytes
+        if self._num_head_bytes > MAX_HEAD_BYTES:
+            self._refuse(f"over {MAX_HEAD_BYTES} bytes of it are not body")
 
     def _finish(self) -> None:
         transport = self._transport
@@ -248,7 +246,9 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, why: str) -> None:
         # Pieces before the fault are good, and after the end of an answer the fault is behind it.
-        self._pass_body_on()
+        if self._body and self._receiver is not None:
+            self._receiver.body_received(b"".join(self._body))
+            self._body = []
         self.is_usable = False
         self._end(None if self._has_message_ended else MalformedResponseError(f"not a proper HTTP answer: {why}"))
         if self._transport is not None:
