@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: up test test-fast fuzz lint fix goldens evidence-start evidence-evaluation bench-streaming model clean
+.PHONY: up test test-fast fuzz lint fix goldens evidence-start evidence-evaluation evidence-gateway bench-streaming model clean
 
 up: $(VENV)/.local-ready  ## set up, then build, measure and serve the built-in model
 	@$(BIN)/lightship up
@@ -35,6 +35,9 @@ evidence-start: $(VENV)/.dev-ready  ## re-run every claim of the first topic in 
 
 evidence-evaluation: $(VENV)/.dev-ready  ## re-run every claim of the topic evaluation in docs/evidence.md
 	$(BIN)/python benchmarks/evidence_evaluation.py
+
+evidence-gateway: $(VENV)/.dev-ready  ## re-run every claim of the topic gateway in docs/evidence.md (an hour)
+	$(BIN)/python benchmarks/evidence_gateway.py
 
 bench-streaming: $(VENV)/.dev-ready  ## worker + gateway against the bare pipeline
 	$(BIN)/python benchmarks/streaming_overhead.py
