@@ -40,6 +40,7 @@ from lightship.gateway.runtime import Exposition, RunningGateway, reloadable_gat
 from lightship.gateway.server_config import TlsConfig
 from lightship.gateway.telemetry import GatewayTelemetry
 from lightship.ports.clock import Clock, SystemClock
+from lightship.serving.allocation import return_large_blocks
 from lightship.serving.parent import stop_this_process, stop_with_parent
 from lightship.serving.server import ServerSettings, serve
 from lightship.wire.errors import overloaded
@@ -208,6 +209,7 @@ async def _serving_process(
     config: GatewayConfig, *, telemetry: GatewayTelemetry, exposition: Exposition | None, clock: Clock
 ) -> AsyncIterator[tuple[ServingProcess, ssl.SSLContext | None]]:
     """The app and the TLS context to serve it with, both kept up to date while the block runs."""
+    return_large_blocks()
     configure_access_log(config.server.access_log)
     tls = config.server.tls
     context = None if tls is None else tls_context(tls)
