@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+import msgspec
+
 from lightship.wire.errors import ApiError
 
 
@@ -79,8 +81,7 @@ class Degrade(StrEnum):
     NEVER = "never"
 
 
-@dataclass(frozen=True, slots=True)
-class CallTerms:
+class CallTerms(msgspec.Struct, frozen=True):
     """What one request may cost, how long it may wait and what it accepts; decided once, from its key, head and body.
 
     Args:
@@ -122,6 +123,10 @@ class CallTerms:
     max_cached_age_s: float = math.inf
 
 
+ANY_TERMS = CallTerms()
+"""Of a call about which nothing was decided."""
+
+
 @dataclass(frozen=True)
 class EngineCall:
     """One request on its way to an engine; `body` is forwarded byte for byte.
@@ -142,7 +147,7 @@ class EngineCall:
     is_pinned: bool = False
     wants_usage: bool = False
     served_model: str = ""
-    terms: CallTerms = CallTerms()
+    terms: CallTerms = ANY_TERMS
 
 
 @dataclass(slots=True)

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+import msgspec
+
 from lightship.gateway.dispatch.config import LadderPolicy, RungFacts
 from lightship.ports.engine import Degrade
 
@@ -36,8 +38,7 @@ class RungReason(StrEnum):
     QUALITY_FLOOR = "quality-floor"
 
 
-@dataclass(frozen=True, slots=True)
-class RungView:
+class RungView(msgspec.Struct, frozen=True):
     """What a choice needs to know of one rung now."""
 
     facts: RungFacts
@@ -47,8 +48,7 @@ class RungView:
     """Whether the quality budget allows one more answer on this rung."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(msgspec.Struct, frozen=True):
     """What a request asks for. `session_rung` is where its session was answered last, or None."""
 
     asked_rung: int = 0
@@ -60,8 +60,7 @@ class Wish:
     """Whether leaving the session's rung would cost more than it saves: its prefix cache would have to be computed."""
 
 
-@dataclass(frozen=True, slots=True)
-class RungChoice:
+class RungChoice(msgspec.Struct, frozen=True):
     """The rung, or None when the request can be answered nowhere on this ladder; and why."""
 
     rung: int | None
@@ -149,8 +148,7 @@ class Level:
     patience_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class LadderLoad:
+class LadderLoad(msgspec.Struct, frozen=True):
     """What the level is decided by."""
 
     is_overloaded: bool

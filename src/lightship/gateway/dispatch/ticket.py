@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import msgspec
+
 from lightship.gateway.dispatch.ladder import RungReason
 from lightship.gateway.dispatch.ladder_state import RungPlace
 from lightship.gateway.tenants import fairness
@@ -70,8 +72,7 @@ class Ticket:
         return not self.is_pinned and self.terms.degrade is not Degrade.PREFERRED
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(msgspec.Struct, frozen=True):
     """What a request saw of its engine. `ttft_s` counts from its start there; `tpot_s` is None below two tokens."""
 
     ttft_s: float
@@ -79,22 +80,19 @@ class Answered:
     num_output_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(msgspec.Struct, frozen=True):
     """The ticket starts now; `rung`, `reason` and `is_trimmed` stand in it."""
 
     ticket: Ticket
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """The ticket waits; the dispatcher will say when it starts or has to go."""
 
     ticket: Ticket
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(msgspec.Struct, frozen=True):
     """The ticket is refused, or was waiting and has to go. `may_retry` says whether another try could do better."""
 
     ticket: Ticket

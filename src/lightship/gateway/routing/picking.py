@@ -17,6 +17,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import msgspec
+
 from lightship.gateway.routing.config import DEFAULT_ROUTING, RoutingConfig
 
 # More attempts than any machine has under way: "no limit", as a number that compares.
@@ -81,8 +83,7 @@ class ReplicaState:
         return (self.device.work_us + self.foreign_us) / (self.weight * 1e6)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
+class RequestFacts(msgspec.Struct, frozen=True):
     """What routing knows of one request.
 
     Args:
@@ -100,12 +101,11 @@ class RequestFacts:
     now_s: float = 0.0
     excluded: Collection[str] = ()
     session_replica: str = ""
-    known_blocks: Mapping[str, int] = field(default_factory=dict)
+    known_blocks: Mapping[str, int] = {}
     num_blocks: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """The replica to use, or None; and why."""
 
     replica: ReplicaState | None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 from lightship.errors import UsageError
 from lightship.gateway.operation.access_log import ACCESS_LOGGER, configure_access_log
 from lightship.gateway.server_config import AccessLogConfig
+from lightship.testing.virtual_time import run_in_virtual_time
 
 LINE = json.dumps({"request_id": "r"})
 
@@ -52,3 +54,20 @@ def test_access_log_file_that_cannot_be_written_changes_nothing(tmp_path: Path) 
         configure_access_log(AccessLogConfig(file=str(tmp_path / "nowhere" / "access.log")))
     logging.getLogger(ACCESS_LOGGER).info("%s", LINE)
     assert file.read_text() == LINE + "\n"
+
+
+def test_access_log_lines_of_a_moment_are_one_write_and_none_is_lost(tmp_path: Path) -> None:
+    file = tmp_path / "access.log"
+    configure_access_log(AccessLogConfig(file=str(file)))
+
+    async def main() -> None:
+        for number in range(3):
+            logging.getLogger(ACCESS_LOGGER).info("%s", number)
+        assert file.read_text() == ""
+        await asyncio.sleep(0.2)  # of virtual time
+        assert file.read_text() == "0\n1\n2\n"
+        logging.getLogger(ACCESS_LOGGER).info("last")
+        configure_access_log(AccessLogConfig())  # as at a reload, or the end of the process
+
+    run_in_virtual_time(main())
+    assert file.read_text() == "0\n1\n2\nlast\n"
