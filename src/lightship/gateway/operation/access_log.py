@@ -47,7 +47,8 @@ class JoinedLines(logging.Handler):
             self._timer.cancel()
             self._timer = None
         lines, self._lines = self._lines, []
-        if lines:
+        stream = getattr(self._inner, "stream", None)
+        if lines and not (stream is not None and stream.closed):  # closed: at the very end of a process
             self._inner.handle(logging.makeLogRecord({"msg": "\n".join(lines)}))
 
     def close(self) -> None:
