@@ -46,7 +46,7 @@ def call(
     *, stream: bool = False, usage: bool = False, rung: int = 0, model: str = "m", path: str = PATH, **changes: Any
 ) -> EngineCall:
     """A deterministic request; `changes` are its fields, or those of its terms."""
-    terms = {name: changes.pop(name) for name in list(changes) if name in CallTerms.__dataclass_fields__}
+    terms = {name: changes.pop(name) for name in list(changes) if name in CallTerms.__struct_fields__}
     body: dict[str, Any] = {"model": model, "messages": [], "temperature": 0, **changes}
     body |= {"stream": True} if stream else {}
     body |= {"stream_options": {"include_usage": True}} if usage else {}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
+from msgspec.structs import replace
 
 from lightship.gateway.dispatch.config import LadderPolicy, RungFacts
 from lightship.gateway.dispatch.ladder import (

@@ -19,7 +19,7 @@ LINE = json.dumps({"request_id": "r"})
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
     yield
-    configure_access_log(AccessLogConfig())
+    configure_access_log(AccessLogConfig(is_enabled=False))  # without handlers, as before
     logging.getLogger(ACCESS_LOGGER).setLevel(logging.NOTSET)
 
 
