@@ -15,8 +15,8 @@ from __future__ import annotations
 _WINDOW = 32
 _DECREASE = 0.9
 _INCREASE = 0.03
-_LEAST_SCALE, _MOST_SCALE = 1 / 64, 64.0
-# The scale rises only while the device was used at least this much: nothing is learned from an idle one.
+_LEAST_SCALE, _MOST_SCALE = 1 / 16, 64.0
+# The scale rises only while the device was used this much, or somebody waited: nothing is learned from an idle one.
 _FULL_SHARE = 0.85
 
 
@@ -28,7 +28,8 @@ class Device:
     """
 
     __slots__ = (
-        "_num_broken", "_num_full", "_num_seen", "capacity", "num_in_flight", "scale", "tokens_ahead", "used",
+        "_eased_s", "_num_broken", "_num_full", "_num_seen", "capacity", "num_in_flight", "scale", "tokens_ahead",
+        "used",
     )  # fmt: skip
 
     def __init__(self, capacity: float = 1.0) -> None:
@@ -39,6 +40,7 @@ class Device:
         self.tokens_ahead = 0.0
         """Prompt tokens of requests that have started and not answered yet, weighted by what their rung takes."""
         self._num_seen = self._num_broken = self._num_full = 0
+        self._eased_s = -1e9  # when the scale fell last
 
     @property
     def load(self) -> float:
@@ -71,8 +73,20 @@ class Device:
         if not self.num_in_flight:
             self.used = self.tokens_ahead = 0.0
 
-    def note_answer(self, *, kept_promise: bool, was_full: bool, attainment: float) -> None:
-        """One answer has ended. `was_full` says that the device was in full use then."""
+    def note_answer(
+        self, *, kept_promise: bool, was_full: bool, attainment: float, started_s: float, now_s: float
+    ) -> None:
+        """One answer has ended.
+
+        Args:
+            kept_promise: Whether the engine did its part.
+            was_full: The device was in full use, or somebody waited for it.
+            attainment: Share of the answers that must keep the promise.
+            started_s: When it began; what began before the scale fell says nothing about what it is now.
+            now_s: When it ended.
+        """
+        if started_s < self._eased_s:
+            return
         self._num_seen += 1
         self._num_broken += not kept_promise
         self._num_full += was_full
@@ -82,6 +96,7 @@ class Device:
             return
         if is_broken:
             self.scale = max(_LEAST_SCALE, self.scale * _DECREASE)
+            self._eased_s = now_s
         elif 2 * self._num_full >= self._num_seen:
             self.scale = min(_MOST_SCALE, self.scale + _INCREASE)
         self._num_seen = self._num_broken = self._num_full = 0

@@ -155,7 +155,7 @@ class Dispatcher:
         if ticket.is_prefill_ahead:
             ticket.is_prefill_ahead = False
             place.device.note_first_byte(ticket.num_tokens)
-        was_full = place.device.is_full
+        was_full = place.device.is_full or self.num_waiting > 0
         place.device.give_back(ticket.share)
         place.num_in_flight -= 1
         if ladder is None:
@@ -169,7 +169,11 @@ class Dispatcher:
         if answered.tpot_s is not None:
             place.tpot.learn(ticket.num_together, answered.tpot_s)
         place.device.note_answer(
-            kept_promise=_kept_promise(answered, ladder), was_full=was_full, attainment=ladder.config.attainment
+            kept_promise=_kept_promise(answered, ladder),
+            was_full=was_full,
+            attainment=ladder.config.attainment,
+            started_s=ticket.started_s,
+            now_s=now_s,
         )
 
     def advance(self, now_s: float) -> Iterator[Start | Refuse]:

@@ -348,3 +348,22 @@ def test_dispatcher_common_case_is_decided_as_by_the_whole_rule(
         wish = Wish(asked, is_pinned, degrade, min_quality)
         views = ladder.views(0.0, is_up=[("m", rung) not in down for rung in range(2)])
         assert choose_rung(wish, views, level=level) == RungChoice(asked, RungReason.ASKED)
+
+
+def test_dispatcher_device_that_was_eased_too_far_opens_again() -> None:
+    """Once one request filled 80 % of an eased device, nothing else fitted, and below 85 % it never opened again."""
+    one = dispatcher(concurrency=32, max_queued=100)
+    device = one.devices["local"]
+    device.scale = 0.0625  # room for two on the top rung
+    now_s = 0.0
+    in_flight: list[Ticket] = []
+    for _ in range(400):
+        now_s += 0.05
+        for _ in range(2):  # more than it serves
+            one_more = ticket(now_s, max_wait_s=100.0)
+            if isinstance(one.offer(one_more, now_s), Start):
+                in_flight.append(one_more)
+        if in_flight:
+            over = in_flight.pop(0)
+            in_flight += [each.ticket for each in ended(one, over, now_s) if isinstance(each, Start)]
+    assert device.scale > 0.2
