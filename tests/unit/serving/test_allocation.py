@@ -18,13 +18,13 @@ def resident():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 size = 5 * 2**20
-first = b"x" * size
+first = bytearray(2 * size)  # the one that raises the bound when it is freed
 del first
 before = resident()
 large, small = [], []
 for _ in range(20):
-    large.append(b"x" * size)
-    small.extend(b"x" * 2000 for _ in range(10))
+    large.append(bytearray(size))
+    small.extend(bytes(bytearray(2000)) for _ in range(10))
 del large
 print(resident() - before)
 """
