@@ -18,7 +18,7 @@ from collections import defaultdict
 import httptools
 import uvloop
 
-# One event of a chat completion, as engines write it.
+# One event of a chat completion, as engines write it; words alternate, since LiteLLM ends streams that repeat one.
 EVENT = (
     b'data: {"id":"chatcmpl-0123456789abcdef0123456789abcdef","object":"chat.completion.chunk","created":1763900000,'
     b'"model":"bench","choices":[{"index":0,"delta":{"content":" once"},"logprobs":null,"finish_reason":null}]}\n\n'
@@ -55,7 +55,7 @@ def json_answer(body: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
-_EVENT_CHUNK = chunk(EVENT)
+_EVENT_CHUNKS = (chunk(EVENT), chunk(EVENT.replace(b" once", b" upon")))
 _WHOLE_ANSWER = json_answer(WHOLE)
 _OTHER_ANSWER = json_answer(MODELS)
 
@@ -122,7 +122,8 @@ class Upstream(asyncio.Protocol):
             write(_WHOLE_ANSWER)
         elif plan[1] == b"burst":
             num_events = int(plan[2])
-            write(_STREAM_HEAD + _EVENT_CHUNK * num_events + stream_end(num_events))
+            events = b"".join(_EVENT_CHUNKS) * (num_events // 2) + _EVENT_CHUNKS[0] * (num_events % 2)
+            write(_STREAM_HEAD + events + stream_end(num_events))
         else:
             self._num_left = self._num_events = int(plan[2])
             self._ticks = max(1, round(int(plan[3]) / 1000 / _TICK_S))
@@ -135,11 +136,12 @@ class Upstream(asyncio.Protocol):
             return
         self._num_left -= 1
         write = self._transport.write  # type: ignore[attr-defined]
+        event = _EVENT_CHUNKS[self._num_left % 2]
         if self._num_left > 0:
-            write(_EVENT_CHUNK)
+            write(event)
             self._pacing.add(self, self._ticks)
         else:
-            write(_EVENT_CHUNK + stream_end(self._num_events))
+            write(event + stream_end(self._num_events))
 
 
 async def serve(port: int) -> None:
