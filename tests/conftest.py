@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from lightship.artifacts.sources.builtin import builtin_checkpoint
 
 pytest_plugins = ["tests.redis_server"]
+
+# Machines are shared: how long one example takes says nothing about the code.
+hypothesis.settings.register_profile("shared-machine", deadline=None)
+hypothesis.settings.load_profile("shared-machine")
 
 SHARED_DATA = Path(os.environ.get("LIGHTSHIP_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 

@@ -4,7 +4,7 @@
     any --malformed--> answered with the OpenAI error object, after the answers before it, and closed
 
 Why not uvicorn's own protocol class: it has no bounds for the size of a head, for the time until it is there and for
-clients that do not read, answers a malformed request in the middle of the answer before it, and takes twice the time.
+clients that do not read, answers a malformed request in the middle of the answer before it, and takes longer.
 What is refused as ambiguous could be seen as two requests by one server and as one by another (request smuggling);
 source: RFC 9112 sections 3.2, 6.1 and 6.3.
 """

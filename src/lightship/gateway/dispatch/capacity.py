@@ -15,6 +15,8 @@ from __future__ import annotations
 _WINDOW = 32
 _DECREASE = 0.9
 _INCREASE = 0.03
+# Share of what rungs above use that is not counted for those below.
+_DISCOUNT_ABOVE = 0.5
 _LEAST_SCALE, _MOST_SCALE = 1 / 16, 64.0
 # The scale rises only while the device was used this much, or somebody waited: nothing is learned from an idle one.
 _FULL_SHARE = 0.85
@@ -28,14 +30,15 @@ class Device:
     """
 
     __slots__ = (
-        "_eased_s", "_num_broken", "_num_full", "_num_seen", "capacity", "num_in_flight", "scale", "tokens_ahead",
-        "used",
+        "_eased_s", "_num_broken", "_num_full", "_num_seen", "_used_by_rung", "capacity", "num_in_flight", "scale",
+        "tokens_ahead", "used",
     )  # fmt: skip
 
     def __init__(self, capacity: float = 1.0) -> None:
         self.capacity = capacity
         self.scale = 1.0
         self.used = 0.0
+        self._used_by_rung: dict[int, float] = {}
         self.num_in_flight = 0
         self.tokens_ahead = 0.0
         """Prompt tokens of requests that have started and not answered yet, weighted by what their rung takes."""
@@ -52,12 +55,20 @@ class Device:
         """Whether hardly anything more could start."""
         return self.load >= _FULL_SHARE
 
-    def has_room(self, share: float, *, up_to: float = 1.0) -> bool:
-        """Whether a request that uses `share` may start; an idle device takes any."""
-        return not self.num_in_flight or self.used + share <= up_to * self.capacity + 1e-9
+    def has_room(self, share: float, *, rung: int = 0, up_to: float = 1.0) -> bool:
+        """Whether a request that uses `share` may start on a rung; an idle device takes any.
 
-    def take(self, share: float, *, num_tokens: float) -> None:
+        What rungs above it use counts half. Where the ladder has just stepped down those above are full of requests
+        that take seconds to end, and refusing everybody meanwhile would cost more answers than it saves.
+        """
+        if not self.num_in_flight:
+            return True
+        above = sum(used for other, used in self._used_by_rung.items() if other < rung) if rung else 0.0
+        return self.used - _DISCOUNT_ABOVE * above + share <= up_to * self.capacity + 1e-9
+
+    def take(self, share: float, *, rung: int = 0, num_tokens: float) -> None:
         """A request starts."""
+        self._used_by_rung[rung] = self._used_by_rung.get(rung, 0.0) + share
         self.used += share
         self.num_in_flight += 1
         self.tokens_ahead += num_tokens
@@ -66,12 +77,14 @@ class Device:
         """The prompt of one of them has been computed, or will not be."""
         self.tokens_ahead -= num_tokens
 
-    def give_back(self, share: float) -> None:
+    def give_back(self, share: float, *, rung: int = 0) -> None:
         """A request has ended. With none left the rounding errors go too."""
         self.num_in_flight -= 1
         self.used -= share
+        self._used_by_rung[rung] -= share
         if not self.num_in_flight:
             self.used = self.tokens_ahead = 0.0
+            self._used_by_rung.clear()
 
     def note_answer(
         self, *, kept_promise: bool, was_full: bool, attainment: float, started_s: float, now_s: float

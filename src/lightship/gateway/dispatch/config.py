@@ -105,7 +105,7 @@ class LadderPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     up_dwell_s: float = 5.0
     trial_s: float = 60.0
     most_patience_s: float = 300.0
-    mix_load_share: float = 0.4
+    mix_load_share: float = 0.15
 
 
 class LadderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -156,7 +156,7 @@ class Dispatcher:
             ticket.is_prefill_ahead = False
             place.device.note_first_byte(ticket.num_tokens)
         was_full = place.device.is_full or self.num_waiting > 0
-        place.device.give_back(ticket.share)
+        place.device.give_back(ticket.share, rung=ticket.rung)
         place.num_in_flight -= 1
         if ladder is None:
             return
@@ -248,7 +248,8 @@ class Dispatcher:
     def _try_start(self, ticket: Ticket, ladder: LadderState, choice: RungChoice, now_s: float) -> bool:
         assert choice.rung is not None, "ask whether there is a rung first"
         place = ladder.places[choice.rung]
-        if not place.device.has_room(place.share) or not self._keeps_promise(ticket, place, now_s):
+        has_room = place.device.has_room(place.share, rung=choice.rung)
+        if not has_room or not self._keeps_promise(ticket, place, now_s):
             return False
         self._start(ticket, ladder, choice, now_s)
         return True
@@ -299,7 +300,7 @@ class Dispatcher:
         ticket.is_trimmed = ladder.is_trimming and ticket.terms.trimmed_output_tokens is not None
         ticket.is_prefill_ahead = ticket.is_streamed
         ticket.num_tokens = ticket.terms.num_prompt_tokens * place.token_weight if ticket.is_streamed else 0.0
-        place.device.take(ticket.share, num_tokens=ticket.num_tokens)
+        place.device.take(ticket.share, rung=choice.rung, num_tokens=ticket.num_tokens)
         ticket.tokens_ahead = place.device.tokens_ahead
         ticket.num_together = place.device.num_in_flight
         place.num_in_flight += 1

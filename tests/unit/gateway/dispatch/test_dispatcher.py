@@ -139,10 +139,18 @@ def test_dispatcher_budget_spent_keeps_requests_on_their_rung() -> None:
 
 def test_dispatcher_rungs_share_their_device() -> None:
     one = dispatcher(concurrency=4)
-    # four fill the top rung's device, or eight on the rung that was measured at twice the goodput: 2/4 + 4/8 = 1
-    tickets = [ticket() for _ in range(2)] + [ticket(rung=1, is_pinned=True) for _ in range(4)]
+    # four fill the top rung's device, or eight on the rung that was measured at twice the goodput: 4/8 + 2/4 = 1
+    tickets = [ticket(rung=1, is_pinned=True) for _ in range(4)] + [ticket() for _ in range(2)]
     assert all(isinstance(one.offer(each, 0.0), Start) for each in tickets)
-    assert isinstance(one.offer(ticket(rung=1, is_pinned=True), 0.0), Wait)
+    assert isinstance(one.offer(ticket(), 0.0), Wait)
+
+
+def test_dispatcher_what_rungs_above_use_counts_half() -> None:
+    one = dispatcher(concurrency=4)
+    for _ in range(4):  # the top rung fills the device; below it half of it is left, for four of an eighth each
+        assert isinstance(one.offer(ticket(), 0.0), Start)
+    decisions = [one.offer(ticket(rung=1, is_pinned=True), 0.0) for _ in range(5)]
+    assert [type(each) for each in decisions] == [Start, Start, Start, Start, Wait]
 
 
 def test_dispatcher_impossible_floor_says_not_to_retry() -> None:
