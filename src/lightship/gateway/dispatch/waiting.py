@@ -1,7 +1,8 @@
 """The queue: the most important class first, fair between tenants within a class, bounded, nobody past its deadline.
 
 Strict order between classes would let a busy class starve those below it for as long as it stays busy. So one start in
-`_PROMOTE_EVERY` goes to whoever has waited longest in any class.
+`_PROMOTE_EVERY` goes to the class of whoever has waited longest; who of that class is still for its tenants' shares to
+say, else the tenant with the longest line would get those starts on top of its share.
 """
 
 from __future__ import annotations
@@ -54,16 +55,11 @@ class WaitingRoom:
         self._left(ticket)
 
     def start(self, ticket: Ticket) -> None:
-        """Takes out a ticket that starts, and charges its tenant."""
-        queue = self._class(ticket.terms.importance)
-        head = queue.peek()
+        """Takes out a ticket that starts, one of `heads`, and charges its tenant."""
+        popped = self._class(ticket.terms.importance).pop()
+        assert popped is ticket.line, "only the head of a class may start"
         self._num_started += 1
-        if head is not None and head.item is ticket:
-            queue.pop()
-            self._left(ticket)
-        else:
-            self.remove(ticket)  # out of its turn: not at the price of its tenant's place
-            ticket.line = None
+        self._left(ticket)
 
     def start_at_once(self, ticket: Ticket) -> None:
         """Charges the tenant of a ticket that starts without having waited."""
@@ -89,11 +85,12 @@ class WaitingRoom:
             ticket.line = None
 
     def heads(self) -> Iterator[Ticket]:
-        """Who may be next, in order: every so often the longest waiting, else the head of each class."""
+        """Who may be next, in order: the head of each class, every so often first that of the longest waiting one's."""
         if self._num_started % _PROMOTE_EVERY == _PROMOTE_EVERY - 1:
             oldest = self._first(self._by_arrival)
-            if oldest is not None:
-                yield oldest
+            head = self._class(oldest.terms.importance).peek() if oldest is not None else None
+            if head is not None:
+                yield head.item
         for importance in self._order:
             if (head := self._classes[importance].peek()) is not None:
                 yield head.item

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -81,6 +82,37 @@ def test_dispatcher_room_starts_at_once_and_then_waits() -> None:
     assert [type(decision) for decision in decisions] == [Start, Start, Wait]
     assert (one.num_in_flight, one.num_waiting) == (2, 1)
     assert ended(one, tickets[0], 0.1) == [Start(tickets[2])]
+
+
+def started_in_turn(one: Dispatcher, waiting: list[Ticket], num: int) -> list[Ticket]:
+    """The first so many that start, one after the other, of tickets offered in this order."""
+    first, *others = [one.offer(each, 0.5) for each in waiting]
+    assert isinstance(first, Start)
+    assert all(isinstance(other, Wait) for other in others)
+    order = [first.ticket]
+    while len(order) < num:
+        (after,) = ended(one, order[-1], 0.5)
+        order.append(after.ticket)
+    return order
+
+
+def test_dispatcher_longest_waiting_class_gets_a_start_in_sixteen() -> None:
+    one = dispatcher(concurrency=1, max_queued=200)
+    low = [ticket(0.0, is_pinned=True, max_wait_s=math.inf) for _ in range(4)]
+    high = [ticket(0.5, is_pinned=True, max_wait_s=math.inf, importance=1) for _ in range(100)]
+    order = started_in_turn(one, [high[0], *low, *high[1:]], 64)
+    assert sum(each in low for each in order) in {3, 4}
+
+
+def test_dispatcher_longest_waiting_tenant_gets_no_more_than_its_share() -> None:
+    # starts for whoever had waited longest were once given on top of its tenant's share
+    one = dispatcher(concurrency=1, max_queued=1000)
+    early = [ticket(0.0, is_pinned=True, max_wait_s=math.inf, tenant="early") for _ in range(200)]
+    late = [ticket(0.5, is_pinned=True, max_wait_s=math.inf, tenant=f"late-{i % 2}") for i in range(400)]
+    order = started_in_turn(one, [*early, *late], 301)
+    served = Counter(each.terms.tenant for each in order[1:])  # the first found nobody else waiting
+    # the bound of two tenants with exact charges: twice the largest charge, here two requests (see `fairness`)
+    assert max(served.values()) - min(served.values()) <= 2, served
 
 
 def test_dispatcher_full_queue_refuses_with_retry() -> None:
