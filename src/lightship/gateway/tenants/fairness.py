@@ -14,12 +14,14 @@ what was dispatched for it; the smallest counter among tenants that wait goes ne
 `queue.remove(ticket) or queue.settle(ticket, ...)` whatever happened before; what was dispatched and generated nothing
 is settled with zeros.
 
-A tenant that comes back from having nothing in the queue is lifted to the smallest counter of those that wait: it
-cannot save up a right to be served for the time it was away.
+A tenant that comes back from having nothing in the queue is lifted to the smallest counter of those that wait, less the
+charge of `kept_requests` like the one it comes with: it cannot save up a right to be served for the time it was away.
+With nothing kept, as in the paper, the tenant that sends less gets less where queues are short: its line runs empty for
+a moment again and again, and each time what it was behind is forgotten.
 
 Bound: let U be the largest charge of one request, and O the largest sum by which the charges of a tenant's running
 requests can differ from what they turn out to cost. While two tenants both have something waiting, the service they get
-differs by at most 2 (U + O); with exact charges by 2 U.
+differs by at most 2 (U + O); with exact charges by 2 U; and by `kept_requests` U more after one has come back.
 
 Does not: know time, priorities or capacity.
 Source: the Virtual Token Counter, arXiv:2401.00588, algorithm 2. It charges output tokens while they are generated;
@@ -94,12 +96,16 @@ class FairQueue(Generic[T]):
         weights: Of prompt and output tokens.
         max_idle_tenants: So many tenants with nothing waiting or running are remembered, the latest ones. One that is
             forgotten starts anew, with at most the debt of its last requests forgiven.
+        kept_requests: So many requests' charges a remembered tenant may be behind the others when it comes back.
 
     Concurrency: one event loop; nothing here awaits.
     """
 
-    def __init__(self, *, weights: TokenWeights | None = None, max_idle_tenants: int = 10_000) -> None:
+    def __init__(
+        self, *, weights: TokenWeights | None = None, max_idle_tenants: int = 10_000, kept_requests: int = 0
+    ) -> None:
         self._weights = weights or TokenWeights()
+        self._kept_requests = kept_requests
         self._max_idle_tenants = max_idle_tenants
         self._tenants: dict[str, _Tenant[T]] = {}
         self._idle: OrderedDict[str, None] = OrderedDict()
@@ -134,12 +140,14 @@ class FairQueue(Generic[T]):
         ticket = Ticket(tenant, item, charge, self._next_position)
         self._next_position += 1
         state = self._tenants.get(tenant)
+        kept = 0.0
         if state is None:
             state = self._tenants[tenant] = _Tenant(tenant)
         else:
             self._idle.pop(tenant, None)
+            kept = self._kept_requests * charge
         if not state.waiting:
-            state.counter = max(state.counter, self._floor())
+            state.counter = max(state.counter, self._floor() - kept)
             self._num_active += 1
             state.waiting[ticket.position] = ticket
             self._place(state)

@@ -114,6 +114,21 @@ def test_push_return_from_idle_is_lifted_to_the_smallest_active() -> None:
     assert served.count("returned") == 10  # not all 20, as it would be if its absence had been saved up
 
 
+def test_push_return_from_idle_keeps_so_many_requests_of_what_it_was_behind() -> None:
+    queue: FairQueue[str] = FairQueue(weights=TokenWeights(1, 1), kept_requests=4)
+    push(queue, "away", "first")
+    for number in range(101):
+        push(queue, "busy", str(number))
+    pop_items(queue, 51)
+    busy = queue.counter("busy")
+    push(queue, "away", "back")
+    charge = 10
+    assert busy == 50 * charge
+    assert queue.counter("away") == busy - 4 * charge
+    push(queue, "unknown", "new")  # who was never here has nothing to keep
+    assert queue.counter("unknown") == busy - 4 * charge
+
+
 def test_push_into_empty_queue_is_lifted_to_who_left_last() -> None:
     queue: FairQueue[str] = FairQueue()
     for _ in range(5):
