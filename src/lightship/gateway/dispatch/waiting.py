@@ -15,7 +15,7 @@ from lightship.gateway.tenants.fairness import FairQueue
 
 _PROMOTE_EVERY = 16
 # Lines are short, for what would wait too long is refused. In six simulated overloads of five times capacity, two
-# tenants that sent 55 and 35 % of it got output tokens as 1.05 to 1 on average with four kept, as 1.03 to 1 with sixteen.
+# tenants that sent 55 and 35 % of it got output tokens as 1.05 to 1 on average with four kept, as 1.03 with sixteen.
 _KEPT_REQUESTS = 16
 
 
