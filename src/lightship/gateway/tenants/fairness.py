@@ -14,14 +14,15 @@ what was dispatched for it; the smallest counter among tenants that wait goes ne
 `queue.remove(ticket) or queue.settle(ticket, ...)` whatever happened before; what was dispatched and generated nothing
 is settled with zeros.
 
-A tenant that comes back from having nothing in the queue is lifted to the smallest counter of those that wait, less the
-charge of `kept_requests` like the one it comes with: it cannot save up a right to be served for the time it was away.
+A tenant that comes back from having nothing in the queue is lifted to the smallest counter of those that wait, or to
+the largest that anybody was served at less the charge of `kept_requests` like the one it comes with, if that is smaller: it
+cannot save up a right to be served for the time it was away.
 With nothing kept, as in the paper, the tenant that sends less gets less where queues are short: its line runs empty for
 a moment again and again, and each time what it was behind is forgotten.
 
 Bound: let U be the largest charge of one request, and O the largest sum by which the charges of a tenant's running
 requests can differ from what they turn out to cost. While two tenants both have something waiting, the service they get
-differs by at most 2 (U + O); with exact charges by 2 U; and by `kept_requests` U more after one has come back.
+differs by at most 2 (U + O); with exact charges by 2 U; and by `kept_requests` + 1 U more after one has come back.
 
 Does not: know time, priorities or capacity.
 Source: the Virtual Token Counter, arXiv:2401.00588, algorithm 2. It charges output tokens while they are generated;
@@ -114,6 +115,7 @@ class FairQueue(Generic[T]):
         self._num_waiting = 0
         self._next_position = 0
         self._last_left: _Tenant[T] | None = None
+        self._latest_start = 0.0  # the largest counter anybody was served at
 
     def __len__(self) -> int:
         """Items that wait."""
@@ -147,7 +149,10 @@ class FairQueue(Generic[T]):
             self._idle.pop(tenant, None)
             kept = self._kept_requests * charge
         if not state.waiting:
-            state.counter = max(state.counter, self._floor() - kept)
+            # From the latest start, not from the smallest that waits: that one may itself have come back with a rest
+            # kept, and many that come back would each go below the one before.
+            floor = min(self._floor(), self._latest_start - kept) if kept else self._floor()
+            state.counter = max(state.counter, floor)
             self._num_active += 1
             state.waiting[ticket.position] = ticket
             self._place(state)
@@ -172,6 +177,7 @@ class FairQueue(Generic[T]):
         self._num_waiting -= 1
         state.waiting_charge = state.waiting_charge - ticket.charge if state.waiting else 0.0
         state.num_running += 1
+        self._latest_start = max(self._latest_start, state.counter)
         state.counter += ticket.charge
         self._waiting_changed(state)
         return ticket

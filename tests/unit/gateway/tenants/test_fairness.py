@@ -124,9 +124,20 @@ def test_push_return_from_idle_keeps_so_many_requests_of_what_it_was_behind() ->
     push(queue, "away", "back")
     charge = 10
     assert busy == 50 * charge
-    assert queue.counter("away") == busy - 4 * charge
-    push(queue, "unknown", "new")  # who was never here has nothing to keep
-    assert queue.counter("unknown") == busy - 4 * charge
+    assert queue.counter("away") == busy - charge - 4 * charge  # the last start of `busy` was a charge ago
+
+
+def test_push_many_return_from_idle_keep_no_more_than_one_does() -> None:
+    # each was once lifted to so much below the one before it, and a busy tenant waited for all of them
+    queue: FairQueue[str] = FairQueue(weights=TokenWeights(1, 1), kept_requests=4)
+    names = [f"away-{number}" for number in range(20)]
+    for name in [*names, *["busy"] * 101]:
+        push(queue, name)
+    pop_items(queue, 20 + 50)
+    for name in names:
+        push(queue, name)
+    last_start = queue.counter("busy") - 10
+    assert min(queue.counter(name) for name in names) >= last_start - 4 * 10
 
 
 def test_push_into_empty_queue_is_lifted_to_who_left_last() -> None:
@@ -272,13 +283,18 @@ CONCURRENCY = 4
 
 
 @settings(max_examples=200, deadline=None)
-@given(seed=st.integers(0, 2**32), num_tenants=st.integers(2, 5), are_charges_exact=st.booleans())
+@given(
+    seed=st.integers(0, 2**32),
+    num_tenants=st.integers(2, 5),
+    are_charges_exact=st.booleans(),
+    kept=st.sampled_from([0, 4]),
+)
 def test_service_of_two_backlogged_tenants_differs_by_the_papers_bound(
-    seed: int, num_tenants: int, are_charges_exact: bool
+    seed: int, num_tenants: int, are_charges_exact: bool, kept: int
 ) -> None:
     """Random arrivals, charges and costs; every interval in which two tenants have something waiting is checked."""
     source = random.Random(seed)
-    queue: FairQueue[int] = FairQueue(weights=TokenWeights(1, 1))
+    queue: FairQueue[int] = FairQueue(weights=TokenWeights(1, 1), kept_requests=kept)
     names = [f"tenant-{number}" for number in range(num_tenants)]
     rates = {name: source.choice([0.05, 0.5, 3.0]) for name in names}
     service = dict.fromkeys(names, 0)
@@ -299,6 +315,7 @@ def test_service_of_two_backlogged_tenants_differs_by_the_papers_bound(
             over = running.pop(source.randrange(len(running)))
             queue.settle(over, num_prompt_tokens=over.item, num_output_tokens=0)
     bound = 2 * LARGEST if are_charges_exact else 2 * (LARGEST + CONCURRENCY * LARGEST)
+    bound += (kept + 1) * LARGEST if kept else 0
     for first in names:
         for second in names:
             assert_bounded_while_both_wait(history, first, second, bound)
