@@ -15,10 +15,10 @@ what was dispatched for it; the smallest counter among tenants that wait goes ne
 is settled with zeros.
 
 A tenant that comes back from having nothing in the queue is lifted to the smallest counter of those that wait, or to
-the largest that anybody was served at less the charge of `kept_requests` like the one it comes with, if that is smaller: it
-cannot save up a right to be served for the time it was away.
-With nothing kept, as in the paper, the tenant that sends less gets less where queues are short: its line runs empty for
-a moment again and again, and each time what it was behind is forgotten.
+the largest that anybody was served at less the charge of `kept_requests` like the one it comes with, if that is
+smaller: it cannot save up a right to be served for the time it was away. With nothing kept, as in the paper, the
+tenant that sends less gets less where queues are short: its line runs empty for a moment again and again, and each
+time what it was behind is forgotten.
 
 Bound: let U be the largest charge of one request, and O the largest sum by which the charges of a tenant's running
 requests can differ from what they turn out to cost. While two tenants both have something waiting, the service they get
