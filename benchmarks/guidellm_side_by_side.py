@@ -47,7 +47,7 @@ from lightship.evaluation.performance.closed_loop import ClosedLoop, run_closed_
 from lightship.evaluation.performance.open_loop import LagLimits, OpenLoop, PlannedRequest, run_open_loop
 from lightship.evaluation.performance.prompts import draw_prompts
 from lightship.evaluation.performance.records import RequestRecord
-from lightship.evaluation.quality.texts import builtin_texts
+from lightship.evaluation.quality.builtin_texts import builtin_texts
 from lightship.ports.clock import SystemClock
 from lightship.ports.engine import HopTimeouts
 from peer_environment import DEFAULT_FOLDER, ensure_environment

@@ -51,7 +51,7 @@ from lightship.evaluation.performance.open_loop_protocol import OpenLoopProtocol
 from lightship.evaluation.performance.records import ErrorKind, Slo
 from lightship.evaluation.performance.trace_formats import read_trace
 from lightship.evaluation.performance.traces import TraceSelection
-from lightship.evaluation.quality.texts import builtin_texts
+from lightship.evaluation.quality.builtin_texts import builtin_texts
 from lightship.ports.clock import SystemClock
 from lightship.spec.document import Spec
 from lightship.spec.load import parse_spec

@@ -60,7 +60,7 @@ from lightship.evaluation.performance.prompts import draw_prompts
 from lightship.evaluation.performance.records import Slo
 from lightship.evaluation.performance.trace_formats import read_trace
 from lightship.evaluation.performance.traces import Trace, TraceSelection
-from lightship.evaluation.quality.texts import builtin_texts
+from lightship.evaluation.quality.builtin_texts import builtin_texts
 from lightship.ports.clock import SystemClock
 from lightship.ports.engine import HopTimeouts
 from lightship.ports.engine_profile import (

@@ -18,13 +18,13 @@ from pathlib import Path
 import aiohttp
 
 from lightship.artifacts.sources.builtin import builtin_checkpoint, builtin_students
+from lightship.artifacts.texts import Document, TextSet
 from lightship.compression.ir_template import assemble
 from lightship.engines.openvino.adapter import OpenVinoAdapter
 from lightship.engines.openvino.config import OpenVinoWorkerConfig
 from lightship.engines.process import WorkerProcess, free_port
 from lightship.evaluation.endpoint import CompletionEndpoint
 from lightship.evaluation.quality.protocol import QualityProtocol, measure_quality
-from lightship.evaluation.quality.texts import Document, TextSet
 from lightship.ports.measurements import Metric
 
 HEADINGS = ("The Fox and the Lantern", "The Princess Who Could Not Sleep", "How the Bear Lost His Tail")

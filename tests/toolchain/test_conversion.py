@@ -25,6 +25,7 @@ from lightship.artifacts.measurements import MeasurementStore
 from lightship.artifacts.store import ArtifactStore
 from lightship.cli.worker_settings import openvino_settings
 from lightship.compression.build import BuildContext, build_variant
+from lightship.compression.calibration import builtin_calibration, write_text_file
 from lightship.compression.recipes import PRESETS
 from lightship.compression.toolchains.environment import ToolchainFolder
 from lightship.engines.openvino.adapter import OpenVinoAdapter
@@ -64,7 +65,9 @@ def context_in(home: Path) -> BuildContext:
         store=ArtifactStore(artifact_root(home), SystemClock()),
         toolchains=ToolchainFolder(home / "toolchains"),
         logs=home / "logs",
+        work=home / "work",
         students={},
+        calibration=write_text_file(builtin_calibration(), home / "texts"),
         progress=SilentProgress(),
     )
 

@@ -19,7 +19,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightship.artifacts.build_records import BuildRecords
@@ -30,7 +30,7 @@ from lightship.artifacts.locks import LockTimeoutError, try_lock, wait_lock
 from lightship.artifacts.manifest import MANIFEST_NAME, encode_manifest, read_manifest, rebuild_hint
 from lightship.errors import ArtifactError, DigestMismatchError
 from lightship.ports.clock import Clock
-from lightship.ports.variants import Manifest, Recipe, Variant, WeightFormat
+from lightship.ports.variants import BuildCost, Manifest, Recipe, Variant, WeightFormat
 
 _LOGGER = logging.getLogger(__name__)
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -54,6 +54,8 @@ class VariantDescription:
     num_parameters: int
     context_length: int
     source: str
+    inputs: dict[str, str] = field(default_factory=dict)
+    cost: BuildCost | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import uvloop
 from lightship.artifacts.home import measurement_path
 from lightship.artifacts.machine import machine_fingerprint, this_machine
 from lightship.artifacts.measurements import MeasurementStore
+from lightship.artifacts.texts import load_texts
 from lightship.cli.bench_plan import BenchPlan, plan_bench
 from lightship.cli.bench_table import print_bench
 from lightship.cli.load_spec import load_spec
@@ -53,7 +54,7 @@ from lightship.evaluation.performance.protocol import (
 from lightship.evaluation.performance.records import NO_SLO, Slo
 from lightship.evaluation.performance.search import NextRun, SearchResult, Trial, search_load
 from lightship.evaluation.performance.traces import Trace
-from lightship.evaluation.quality.texts import builtin_texts, load_texts
+from lightship.evaluation.quality.builtin_texts import builtin_texts
 from lightship.ports.clock import Clock
 from lightship.ports.measurements import Measurement, Target
 from lightship.ports.progress import Progress

@@ -17,7 +17,7 @@ from lightship.errors import MeasurementError, NetworkError, UsageError
 from lightship.evaluation.performance.calibration import CalibrationPlan, CalibrationRun, run_calibration
 from lightship.evaluation.performance.client import HttpCompletions, LoadClient, probe_endpoint
 from lightship.evaluation.performance.prompts import draw_prompts
-from lightship.evaluation.quality.texts import builtin_texts
+from lightship.evaluation.quality.builtin_texts import builtin_texts
 from lightship.ports.clock import Clock, SystemClock
 from lightship.ports.engine import HopTimeouts
 from lightship.ports.engine_profile import (

@@ -16,6 +16,8 @@ import msgspec
 
 from lightship.artifacts.machine import Machine
 from lightship.artifacts.measurements import MeasurementStore
+from lightship.artifacts.texts import TextSet
+from lightship.cli.compression_texts import evaluated_texts
 from lightship.cli.prepare import BuiltVariants, Surroundings
 from lightship.cli.resources import energy_meter
 from lightship.cli.variant_worker import StartedWorker, started_worker
@@ -40,7 +42,6 @@ from lightship.evaluation.quality.protocol import (
 )
 from lightship.evaluation.quality.scoring import DocumentScores
 from lightship.evaluation.quality.stored_scores import decode_scores, encode_scores
-from lightship.evaluation.quality.texts import TextSet, builtin_texts, load_texts
 from lightship.ports.measurements import Measurement, Metric, Target
 from lightship.ports.variants import Variant
 from lightship.spec.document import Spec
@@ -91,7 +92,7 @@ def choose_protocols(spec: Spec, reference: Variant) -> Protocols:
 
     Raises: MeasurementError: the texts cannot be read.
     """
-    texts = builtin_texts() if spec.quality.text == "builtin" else load_texts(Path(spec.quality.text))
+    texts = evaluated_texts(spec)
     context_length = reference.manifest.context_length
     quality = replace(
         _QUALITY,

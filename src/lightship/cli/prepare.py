@@ -12,6 +12,7 @@ from lightship.artifacts.home import artifact_root, data_home, digest_cache_path
 from lightship.artifacts.sources.builtin import builtin_checkpoint, builtin_students
 from lightship.artifacts.sources.hub import fetch_hub
 from lightship.artifacts.store import ArtifactStore
+from lightship.cli.compression_texts import calibration_file, training_file
 from lightship.cli.progress import progress_for_stderr
 from lightship.compression.build import BuildContext, build_variant
 from lightship.compression.recipes import choose_recipes, reference_recipe
@@ -102,7 +103,10 @@ def build_variants(spec: Spec, model: ResolvedModel, around: Surroundings) -> Bu
         store=around.store,
         toolchains=around.toolchains,
         logs=around.logs,
+        work=around.home / "work",
         students=model.students,
+        calibration=calibration_file(spec, around.home),
+        training=training_file(spec, around.home),
         progress=around.progress,
     )
     built = {r.name: build_variant(r, model.checkpoint, context, model_name=spec.model.name) for r in recipes}

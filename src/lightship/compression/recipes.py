@@ -1,39 +1,50 @@
-"""Presets: recipes as data. A step is a kind and its options; steps compose in order.
+"""Recipes: presets read from `presets.yaml`, and which of them a spec asks for.
 
-Kinds known today:
-
-- `convert`   Hugging Face folder -> OpenVINO IR; `weight_format` fp32 or fp16
-- `quantize`  OpenVINO IR -> IR with compressed weights; `scheme` int8 or int4, `group_size` (int4)
-- `distill`   checkpoint -> shallower checkpoint; `student` names one that ships with the built-in model
-- `adopt`     ready-made OpenVINO IR -> the same, copied
+A preset is data. What its steps and options may be is checked by the steps themselves (`steps/registry.py`).
 """
 
 from __future__ import annotations
 
 import difflib
+from importlib import resources
+from typing import Any
+
+import yaml
 
 from lightship.errors import SpecError
 from lightship.ports.variants import Recipe, RecipeStep
 
-_CONVERT_FP16 = RecipeStep("convert", {"weight_format": "fp16"})
-_INT8 = RecipeStep("quantize", {"scheme": "int8"})
-# Groups of 64: the smallest that still costs little (half a bit more per weight with an fp16 scale and a zero point),
-# and it divides the hidden sizes of small models, where 128 does not.
-_INT4 = RecipeStep("quantize", {"scheme": "int4", "group_size": 64})
-_QUARTER = RecipeStep("distill", {"student": "fairytales-quarter"})
+_STEP_HINT = "Write `- kind: {option: value}`."
 
-PRESETS: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("fp32", (RecipeStep("convert", {"weight_format": "fp32"}),)),
-        Recipe("fp16", (_CONVERT_FP16,)),
-        Recipe("int8", (_CONVERT_FP16, _INT8)),
-        Recipe("int4", (_CONVERT_FP16, _INT4)),
-        Recipe("as-is", (RecipeStep("adopt"),)),
-        Recipe("quarter-depth", (_QUARTER, _CONVERT_FP16)),
-        Recipe("quarter-depth-int8", (_QUARTER, _CONVERT_FP16, _INT8)),
-    )
-}
+
+def read_recipe(name: str, steps: Any) -> Recipe:
+    """The recipe that a list of one-key mappings `{kind: {option: value}}` states.
+
+    Raises: SpecError: it is not such a list.
+    """
+    if not isinstance(steps, list) or not steps:
+        raise SpecError(f"recipe {name!r} has no list of steps", where="recipe", hint=_STEP_HINT)
+    return Recipe(name, tuple(_read_step(name, one) for one in steps))
+
+
+def _read_step(name: str, one: Any) -> RecipeStep:
+    if isinstance(one, str):
+        return RecipeStep(one)
+    if isinstance(one, dict) and len(one) == 1:
+        (kind, options), *_ = one.items()
+        is_plain = isinstance(options, dict) and all(isinstance(value, str | int | float) for value in options.values())
+        if isinstance(kind, str) and is_plain:
+            return RecipeStep(kind, dict(options))
+    raise SpecError(f"recipe {name!r}: {one!r} is not a step", where="recipe", hint=_STEP_HINT)
+
+
+def _read_presets() -> tuple[dict[str, Recipe], dict[str, str]]:
+    content = yaml.safe_load((resources.files(__package__) / "presets.yaml").read_text("utf-8"))
+    recipes = {name: read_recipe(name, preset["steps"]) for name, preset in content.items()}
+    return recipes, {name: preset["summary"] for name, preset in content.items()}
+
+
+PRESETS, SUMMARIES = _read_presets()
 
 REFERENCE_RECIPE = "fp16"
 _AUTOMATIC = (REFERENCE_RECIPE, "int8", "int4")
@@ -61,7 +72,7 @@ def choose_recipes(
     recipes = tuple(_preset(name) for name in names)
     for recipe in recipes:
         kinds = {step.kind for step in recipe.steps}
-        if "distill" in kinds and not has_student:
+        if "student" in kinds and not has_student:
             raise _not_here(recipe, "needs a student, and only the built-in model ships with one")
         if "adopt" in kinds:
             raise _not_here(recipe, "is for OpenVINO networks, and the source is a checkpoint to convert")
@@ -74,7 +85,7 @@ def _network_recipes(wanted: str | tuple[str, ...], *, is_compressed: bool) -> t
     recipes = []
     for recipe in map(_preset, names):
         kinds = [step.kind for step in recipe.steps]
-        if "distill" in kinds or kinds == ["convert"]:
+        if "student" in kinds or kinds == ["convert"]:
             raise _not_here(recipe, "converts a checkpoint, and the source is an OpenVINO network already")
         if "quantize" in kinds and is_compressed:
             raise _not_here(recipe, "compresses weights, and those of the source are compressed already")

@@ -66,6 +66,11 @@ class EngineAdapter(Protocol[ConfigT_contra]):
         ...
 
     @property
+    def ready_path(self) -> str:
+        """Path that its workers answer with status 200 once they can serve."""
+        ...
+
+    @property
     def features(self) -> frozenset[EngineFeature]:
         """What its workers can do."""
         ...
@@ -86,5 +91,9 @@ class EngineAdapter(Protocol[ConfigT_contra]):
         ...
 
     def worker_command(self, config_path: Path) -> list[str]:
-        """The command that starts one worker."""
+        """The command that starts one worker, which ends when its standard input does."""
+        ...
+
+    def environment(self, settings: ConfigT_contra) -> dict[str, str]:
+        """Variables that the worker needs besides those of this process."""
         ...

@@ -47,7 +47,8 @@ class WorkerProcess:
     Args:
         name: For messages.
         command: Program and arguments.
-        base_url: Where it will answer `/health/ready`.
+        base_url: Where it will answer.
+        ready_path: Path that is answered with status 200 once it can serve.
         log_path: Its standard output and error are appended here.
         environment: Variables that replace or extend this process's own.
     """
@@ -60,11 +61,13 @@ class WorkerProcess:
         base_url: str,
         log_path: Path,
         environment: Mapping[str, str] | None = None,
+        ready_path: str = "/health/ready",
         clock: Clock | None = None,
     ) -> None:
         self.name = name
         self.base_url = base_url
         self.log_path = log_path
+        self._ready_path = ready_path
         self._command = list(command)
         self._environment = {**os.environ, **(environment or {})}
         self._clock = clock or SystemClock()
@@ -188,7 +191,7 @@ class WorkerProcess:
     async def _is_ready(self, session: aiohttp.ClientSession) -> bool:
         try:
             # ssl=False: this is our own process, whatever name its certificate has
-            async with session.get(f"{self.base_url}/health/ready", ssl=False) as response:
+            async with session.get(f"{self.base_url}{self._ready_path}", ssl=False) as response:
                 return response.status == 200
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False

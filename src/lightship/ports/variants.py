@@ -41,11 +41,23 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class BuildCost:
+    """What the last step of a variant took, beside what was expected before it started."""
+
+    duration_s: float
+    peak_rss_bytes: int
+    estimated_duration_s: float
+    estimated_memory_bytes: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a variant is and where it came from.
 
     `digest` names the content: SHA-256 over the sorted (path, size, SHA-256) of its files, as `sha256:<hex>`.
-    `parent_digest` names the checkpoint it was made from; `build_key` the (parent, recipe, tool versions) it answers.
+    `parent_digest` names the checkpoint it was made from; `build_key` the (parent, recipe, inputs, tool versions) it
+    answers. `inputs` are digests of what else went in, by name (calibration and training texts, students); `cost` is
+    None where a step only copied.
     """
 
     digest: str
@@ -62,6 +74,8 @@ class Manifest:
     context_length: int
     created_unix_s: float
     source: str
+    inputs: dict[str, str] = field(default_factory=dict)
+    cost: BuildCost | None = None
 
     @property
     def num_bytes(self) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, Tag, ValidationInfo, field_validator
 
 from lightship.spec.base import StrictModel
+from lightship.spec.compression import CompressionSpec
 from lightship.spec.cost import CostSpec
 from lightship.spec.engines import EnginesSpec
 from lightship.spec.gateway import GatewaySpec
@@ -27,6 +28,9 @@ class Spec(StrictModel):
     quality: QualitySpec = Field(default=QualitySpec(), description="Which variants are good enough.")
     variants: Annotated[_Auto | _VariantList, AUTO_OR_LIST] = Field(
         default="auto", description="Variants to make: `auto`, or a list of recipe names."
+    )
+    compression: CompressionSpec = Field(
+        default=CompressionSpec(), description="What variants are made with, besides the model."
     )
     engines: EnginesSpec = Field(default=EnginesSpec(), description="Engines that may serve, with their settings.")
     ladder: Annotated[_Auto | _RungList, AUTO_OR_LIST] = Field(

@@ -13,7 +13,7 @@ from lightship.cli.measure import Measurer, choose_protocols
 from lightship.cli.prepare import BuiltVariants, Surroundings
 from lightship.cli.variant_worker import startup_budget_s
 from lightship.errors import MeasurementError
-from lightship.evaluation.quality.texts import builtin_texts
+from lightship.evaluation.quality.builtin_texts import builtin_texts
 from lightship.ports.clock import SystemClock
 from lightship.ports.measurements import Measurement, Metric
 from lightship.ports.progress import SilentProgress

@@ -13,12 +13,14 @@ import pytest
 
 from lightship.artifacts.checkpoint import Checkpoint, inspect_checkpoint
 from lightship.artifacts.store import ArtifactStore
-from lightship.compression import ir_template
-from lightship.compression.build import BuildContext, build_key, build_variant, tool_versions
+from lightship.compression import ir_template, resources
+from lightship.compression.build import BuildContext, build_key, build_variant
 from lightship.compression.recipes import PRESETS, choose_recipes
+from lightship.compression.steps.base import TextFile
+from lightship.compression.steps.registry import tool_versions
 from lightship.compression.toolchains.definitions import OPENVINO_CONVERT
 from lightship.compression.toolchains.environment import ToolchainFolder
-from lightship.errors import ToolchainError, UsageError
+from lightship.errors import SpecError, ToolchainError, UsageError
 from lightship.ports.clock import SystemClock
 from lightship.ports.variants import Recipe, RecipeStep, Variant, WeightFormat
 from lightship.testing.recording_progress import RecordingProgress
@@ -73,7 +75,9 @@ class Workshop:
             store=ArtifactStore(self.home / "artifacts", SystemClock()),
             toolchains=ToolchainFolder(self.home / "toolchains"),
             logs=self.home / "logs",
+            work=self.home / "work",
             students=self.students,
+            calibration=TextFile(self.home / "calibration.jsonl", "sha256:0"),
             progress=self.progress,
         )
 
@@ -176,9 +180,11 @@ def test_build_int8_then_int4_convert_once_and_name_the_conversion_fp16(
 def test_build_intermediate_no_preset_has_is_named_after_its_options(
     workshop: Workshop, checkpoint: Checkpoint
 ) -> None:
-    steps = (RecipeStep("convert", {"weight_format": "bf16"}), RecipeStep("quantize", {"scheme": "int8"}))
+    eight = RecipeStep("quantize", {"scheme": "int8", "group_size": 32})
+    steps = (RecipeStep("convert"), eight, RecipeStep("quantize", {"scheme": "int4"}))
     build_variant(Recipe("mine", steps), checkpoint, workshop.context, model_name="tiny")
-    assert {variant.manifest.name for variant in workshop.context.store.ls()} == {"bf16", "mine"}
+    names = {variant.manifest.name for variant in workshop.context.store.ls()}
+    assert names == {"convert", "convert-int8-32", "mine"}
 
 
 def test_build_changed_weights_are_converted_again(workshop: Workshop, checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -193,7 +199,7 @@ def test_build_failed_conversion_tells_why_leaves_nothing_and_works_the_next_tim
 ) -> None:
     (folder,) = (s.folder for s in workshop.context.toolchains.ls() if s.is_installed)
     workshop.write_python(folder / "bin" / "python", failure="weights are of type F8")
-    with pytest.raises(ToolchainError, match=r"weights are of type F8.*logs/convert-"):
+    with pytest.raises(ToolchainError, match=r"weights are of type F8.*logs/convert_openvino-"):
         workshop.build("int8", checkpoint)
     store = workshop.context.store
     assert (store.ls(), store.damaged(), list((store.root / "partial").iterdir())) == ([], [], [])
@@ -224,7 +230,7 @@ def test_build_distilled_recipe_takes_the_student_and_keeps_the_model_as_parent(
     copied = by_name["fairytales-quarter"].folder / "model.safetensors"
     assert copied.read_bytes() == (student / "model.safetensors").read_bytes()
     assert {variant.manifest.parent_digest for variant in by_name.values()} == {checkpoint.digest}
-    assert [step.kind for step in final.manifest.recipe.steps] == ["distill", "convert", "quantize"]
+    assert [step.kind for step in final.manifest.recipe.steps] == ["student", "convert", "quantize"]
 
 
 def test_build_newer_student_of_the_same_name_is_not_taken_for_the_old_one(
@@ -240,7 +246,7 @@ def test_build_newer_student_of_the_same_name_is_not_taken_for_the_old_one(
 
 
 def test_build_student_that_is_not_there_is_named(workshop: Workshop, checkpoint: Checkpoint) -> None:
-    with pytest.raises(UsageError, match="there is no student 'fairytales-quarter'"):
+    with pytest.raises(SpecError, match="there is no student 'fairytales-quarter'"):
         workshop.build("quarter-depth", checkpoint)
 
 
@@ -280,23 +286,62 @@ def test_build_recipe_without_steps_or_of_an_unknown_kind_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match="has no steps"):
         build_variant(Recipe("none", ()), checkpoint, workshop.context, model_name="tiny")
-    with pytest.raises(UsageError, match="'prune' is not supported yet"):
-        build_variant(Recipe("p", (RecipeStep("prune"),)), checkpoint, workshop.context, model_name="tiny")
+    with pytest.raises(SpecError, match="there is no step 'prun'"):
+        build_variant(Recipe("p", (RecipeStep("prun"),)), checkpoint, workshop.context, model_name="tiny")
 
 
-def test_build_key_changes_with_parent_steps_options_and_their_order_alone() -> None:
+def test_build_last_step_that_cannot_be_is_found_before_the_first_is_made(
+    workshop: Workshop, checkpoint: Checkpoint
+) -> None:
+    convert = RecipeStep("convert", {"weight_format": "fp16"})
+    for wrong, words in (
+        (
+            RecipeStep("quantize", {"scheme": "int8", "groupsize": 32}),
+            "'groupsize'.*Did you mean 'group_size'",
+        ),
+        (RecipeStep("quantize", {"scheme": "int3"}), r"step 'quantize' on openvino-ir: .*int3"),
+        (RecipeStep("convert"), "step 'convert' cannot be applied to openvino-ir"),
+    ):
+        with pytest.raises(SpecError, match=words):
+            build_variant(Recipe("wrong", (convert, wrong)), checkpoint, workshop.context, model_name="tiny")
+    assert workshop.calls == []
+
+
+def test_build_tells_in_the_manifest_what_the_job_took_beside_what_was_expected(
+    workshop: Workshop, checkpoint: Checkpoint
+) -> None:
+    cost = workshop.build("fp16", checkpoint).manifest.cost
+    assert cost is not None
+    assert cost.duration_s > 0
+    assert cost.estimated_memory_bytes > 10**9  # libraries alone
+
+
+def test_build_more_memory_than_there_is_refuses_before_the_job(
+    workshop: Workshop, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "available_memory_bytes", lambda: 10**6)
+    with pytest.raises(ToolchainError, match=r"converting.*of memory are needed, 977 KiB are available"):
+        workshop.build("fp16", checkpoint)
+    assert workshop.calls == []
+
+
+def test_build_key_changes_with_source_steps_options_and_their_order_alone(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    other = inspect_checkpoint(write_checkpoint(tmp_path / "other", scale=2.0))
     convert, quantize = RecipeStep("convert", {"weight_format": "fp16"}), RecipeStep("quantize", {"scheme": "int8"})
     keys = [
-        build_key("sha256:a", (convert, quantize)),
-        build_key("sha256:b", (convert, quantize)),
-        build_key("sha256:a", (quantize, convert)),
-        build_key("sha256:a", (convert,)),
-        build_key("sha256:a", (RecipeStep("convert", {"weight_format": "fp32"}), quantize)),
+        build_key(checkpoint, (convert, quantize)),
+        build_key(other, (convert, quantize)),
+        build_key(checkpoint, (convert,)),
+        build_key(checkpoint, (RecipeStep("convert", {"weight_format": "fp32"}), quantize)),
+        build_key(checkpoint, (convert, quantize), inputs={"calibration": "sha256:1"}),
     ]
     assert len(set(keys)) == len(keys)
-    assert build_key("sha256:a", (RecipeStep("convert", {"weight_format": "fp16"}), quantize)) == keys[0]
+    assert build_key(checkpoint, (RecipeStep("convert", {"weight_format": "fp16"}), quantize)) == keys[0]
 
 
 def test_tool_versions_of_a_copied_student_are_none() -> None:
-    assert tool_versions((RecipeStep("distill", {"student": "s"}),)) == {}
-    assert tool_versions(PRESETS["int8"].steps).keys() == {"optimum-intel", "openvino", "nncf"}
+    assert tool_versions((RecipeStep("student", {"name": "s"}),), WeightFormat.SAFETENSORS) == {}
+    used = tool_versions(PRESETS["int8"].steps, WeightFormat.SAFETENSORS)
+    assert used.keys() == {"optimum-intel", "openvino", "nncf"}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import aiohttp
 
 from lightship.artifacts.machine import Machine
+from lightship.artifacts.texts import TextSet
 from lightship.cli.open_subject import Reachable
 from lightship.cli.prepare import Surroundings
 from lightship.evaluation.endpoint import CompletionEndpoint
@@ -19,7 +20,6 @@ from lightship.evaluation.performance.protocol import (
 from lightship.evaluation.performance.records import Slo
 from lightship.evaluation.quality.protocol import QualityProtocol, measure_quality, quality_measurements
 from lightship.evaluation.quality.scoring import DocumentScores
-from lightship.evaluation.quality.texts import TextSet
 from lightship.ports.measurements import Measurement, Metric
 
 

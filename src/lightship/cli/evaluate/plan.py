@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lightship.artifacts.texts import TextSet, load_texts
 from lightship.cli.evaluate.session import EvaluationPlan, SpeedPlan
 from lightship.errors import UsageError
 from lightship.evaluation.gates.gate_file import FigureGate, GateFile
 from lightship.evaluation.performance.protocol import PROTOCOLS
 from lightship.evaluation.performance.records import Slo
+from lightship.evaluation.quality.builtin_texts import builtin_texts
 from lightship.evaluation.quality.protocol import PAIRED_METRICS, SELF_METRICS, QualityProtocol
-from lightship.evaluation.quality.texts import TextSet, builtin_texts, load_texts
 from lightship.evaluation.tasks.task import Task
 from lightship.ports.measurements import Metric
 from lightship.spec.document import Spec

@@ -16,6 +16,7 @@ import aiohttp
 import msgspec
 
 from lightship.artifacts.machine import Machine
+from lightship.artifacts.texts import TextSet
 from lightship.cli.evaluate.figures import Baseline, FigureTaker
 from lightship.cli.open_subject import Reachable, SubjectOpener
 from lightship.cli.prepare import Surroundings
@@ -29,7 +30,6 @@ from lightship.evaluation.performance.repeats import combine_runs
 from lightship.evaluation.quality.protocol import QualityProtocol
 from lightship.evaluation.quality.scoring import DocumentScores
 from lightship.evaluation.quality.stored_scores import decode_scores, encode_scores
-from lightship.evaluation.quality.texts import TextSet
 from lightship.evaluation.record import EvaluationRecord
 from lightship.evaluation.record_file import read_record, write_record
 from lightship.evaluation.tasks.identity import identify

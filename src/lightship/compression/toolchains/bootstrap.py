@@ -4,13 +4,14 @@ The toolchain has its own packages and must not see the host's. So only the pack
 importable here, from the folder this file lies in; nothing else of the host's site-packages comes along.
 
 An exception of the job becomes one line on stdout, `{"event": "error", "message": ...}`, which is what the user is
-told; the traceback goes to stderr, which is the log.
+told; the traceback goes to stderr, which is the log. A job that ends well says what memory it took.
 """
 
 import importlib
 import importlib.util
 import json
 import os
+import resource
 import sys
 import threading
 import traceback
@@ -50,6 +51,12 @@ def error_message(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
+def _peak_rss_bytes() -> int:
+    """Peak of this process or of the largest of its children, whichever is higher."""
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return max(peaks) * (1 if sys.platform == "darwin" else 1024)
+
+
 def main() -> None:
     """Runs job KIND on the file; a failing job ends the process with status 1 and an error event."""
     kind, job_path, *flags = sys.argv[1:]
@@ -59,6 +66,7 @@ def main() -> None:
     try:
         job_module = importlib.import_module(f"lightship.compression.jobs.{kind}")
         job_module.main(Path(job_path))
+        print(json.dumps({"event": "resources", "peak_rss_bytes": _peak_rss_bytes()}), flush=True)
     except Exception as error:  # noqa: BLE001 - whatever ends a job must reach who waits for it, in one line
         traceback.print_exc()
         print(json.dumps({"event": "error", "message": error_message(error)}), flush=True)

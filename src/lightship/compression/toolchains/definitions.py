@@ -61,8 +61,22 @@ OPENVINO_CONVERT = Toolchain(
 )
 TRAIN = Toolchain(
     name="train",
-    purpose="trains and distils small models (torch, transformers)",
-    modules=("torch", "transformers", "tokenizers"),
-    approximate_bytes=1_100_000_000,
+    purpose="trains, distils and prunes models (torch, transformers, TRL)",
+    modules=("torch", "transformers", "tokenizers", "trl"),
+    approximate_bytes=1_300_000_000,
 )
-TOOLCHAINS: dict[str, Toolchain] = {toolchain.name: toolchain for toolchain in (OPENVINO_CONVERT, TRAIN)}
+COMPRESS = Toolchain(
+    name="compress",
+    purpose="quantizes and prunes checkpoints for vLLM (llm-compressor, auto-round)",
+    modules=("llmcompressor", "compressed_tensors", "auto_round"),
+    approximate_bytes=1_600_000_000,
+)
+VLLM = Toolchain(
+    name="vllm",
+    purpose="serves checkpoints (vLLM, CPU build)",
+    modules=("vllm", "compressed_tensors"),
+    approximate_bytes=3_600_000_000,
+)
+TOOLCHAINS: dict[str, Toolchain] = {
+    toolchain.name: toolchain for toolchain in (COMPRESS, OPENVINO_CONVERT, TRAIN, VLLM)
+}

@@ -1,7 +1,8 @@
 """Runs a job: a JSON file in, an artifact folder out, a subprocess in between, its log kept.
 
 A job prints JSON lines on stdout: `{"event": "progress", "done": 3, "total": 10}` moves the bar,
-`{"event": "error", "message": ...}` explains a failure; everything else goes to the log.
+`{"event": "error", "message": ...}` explains a failure, `{"event": "resources", "peak_rss_bytes": ...}` comes at the
+end; everything else goes to the log.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +38,16 @@ class JobSettings:
     timeout_s: float
 
 
-def run_job(settings: JobSettings, job: Mapping[str, Any], *, title: str, progress: Progress) -> None:
-    """Runs the job to its end.
+@dataclass(frozen=True)
+class JobCost:
+    """What a job took; `peak_rss_bytes` is 0 where the system did not tell."""
+
+    duration_s: float
+    peak_rss_bytes: int
+
+
+def run_job(settings: JobSettings, job: Mapping[str, Any], *, title: str, progress: Progress) -> JobCost:
+    """Runs the job to its end; what it took.
 
     Raises: ToolchainError: it failed; the message is the job's own, the log is named.
     Effects: starts a subprocess, which is killed when this call is interrupted and ends when this process does.
@@ -47,7 +57,8 @@ def run_job(settings: JobSettings, job: Mapping[str, Any], *, title: str, progre
     job_path.write_text(json.dumps(job, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     argv = [str(settings.python), "-I", "-W", "ignore", bootstrap.__file__, settings.kind, str(job_path)]
     argv.append(bootstrap.EXIT_WITH_PARENT)
-    message: str | None = None
+    followed = _Followed()
+    started_s = time.monotonic()
     with progress.task(title) as task, settings.log_path.open("w", encoding="utf-8") as log:
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
         with _started(argv, pipes, title) as process:
@@ -56,14 +67,15 @@ def run_job(settings: JobSettings, job: Mapping[str, Any], *, title: str, progre
             try:
                 for line in process.stdout or ():
                     log.write(line)
-                    message = _follow(line, task) or message
+                    followed.read(line, task)
                 code = process.wait()
             finally:
                 timer.cancel()
                 process.kill()
     if code != 0:
-        reason = message or _reason(code, settings.log_path)
+        reason = followed.message or _reason(code, settings.log_path)
         raise ToolchainError(reason, where=title, hint=f"The whole log: {settings.log_path}")
+    return JobCost(time.monotonic() - started_s, followed.peak_rss_bytes)
 
 
 def _started(argv: list[str], pipes: dict[str, Any], title: str) -> subprocess.Popen[str]:
@@ -84,17 +96,28 @@ def _reason(code: int, log_path: Path) -> str:
     return _last_line(log_path) or f"it ended with exit code {code}"
 
 
-def _follow(line: str, task: Task) -> str | None:
-    """Applies one line of output; returns the message of an error event."""
-    if not line.startswith("{"):
-        return None
-    try:
-        event = json.loads(line)
-    except json.JSONDecodeError:
-        return None  # some library printed a brace: it is in the log
-    if event.get("event") == "progress":
-        task.advance(done=float(event["done"]), total=float(event["total"]), note=event.get("note"))
-    return str(event["message"]) if event.get("event") == "error" else None
+@dataclass
+class _Followed:
+    """What a job said of itself so far: the message of an error, and its memory."""
+
+    message: str | None = None
+    peak_rss_bytes: int = 0
+
+    def read(self, line: str, task: Task) -> None:
+        """Applies one line of output."""
+        if not line.startswith("{"):
+            return
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            return  # some library printed a brace: it is in the log
+        match event.get("event"):
+            case "progress":
+                task.advance(done=float(event["done"]), total=float(event["total"]), note=event.get("note"))
+            case "error":
+                self.message = str(event["message"])
+            case "resources":
+                self.peak_rss_bytes = int(event["peak_rss_bytes"])
 
 
 def _last_line(log_path: Path) -> str:

@@ -17,6 +17,7 @@ class OpenVinoAdapter:
     """Describes the engine; starts nothing."""
 
     name = "openvino"
+    ready_path = "/health/ready"
     features = frozenset(
         {
             EngineFeature.COMPLETIONS,
@@ -58,3 +59,8 @@ class OpenVinoAdapter:
     def worker_command(self, config_path: Path) -> list[str]:
         """The command of a worker that ends with the process that holds its standard input."""
         return [sys.executable, "-m", "lightship.engines.openvino", str(config_path), "--exit-with-parent"]
+
+    def environment(self, settings: OpenVinoWorkerConfig) -> dict[str, str]:
+        """None."""
+        del settings
+        return {}

@@ -16,6 +16,7 @@ class SimulatedAdapter:
     """Describes the engine; starts nothing."""
 
     name = "simulated"
+    ready_path = "/health/ready"
     features = frozenset(
         {EngineFeature.COMPLETIONS, EngineFeature.CHAT, EngineFeature.SEED, EngineFeature.MANY_CHOICES}
     )
@@ -51,3 +52,8 @@ class SimulatedAdapter:
     def worker_command(self, config_path: Path) -> list[str]:
         """The command of a worker that ends with the process that holds its standard input."""
         return [sys.executable, "-m", "lightship.engines.simulated", str(config_path), "--exit-with-parent"]
+
+    def environment(self, settings: SimulatedWorkerConfig) -> dict[str, str]:
+        """None."""
+        del settings
+        return {}

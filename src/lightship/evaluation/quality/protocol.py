@@ -13,11 +13,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from lightship.artifacts.texts import Document, TextSet
 from lightship.errors import LightshipError, MeasurementError
 from lightship.evaluation.endpoint import MAX_TOP_LOGPROBS, CompletionEndpoint, EndpointTraits
 from lightship.evaluation.quality.divergence import DocumentDivergence, check_same_tokens, document_divergence
 from lightship.evaluation.quality.scoring import DocumentScore, DocumentScores, score_document
-from lightship.evaluation.quality.texts import Document, TextSet
 from lightship.evaluation.statistics.bootstrap import Estimate, bootstrap_mean, bootstrap_ratio_of_sums
 from lightship.ports.measurements import Interval, Measurement, Metric, Target
 from lightship.ports.progress import Task
@@ -78,7 +78,7 @@ class QualityProtocol:
         Known before anything is measured, so a stored figure can be looked up by it. Perplexity and the paired figures
         compare only variants of one tokenizer; for the paired ones that is checked.
 
-        >>> from lightship.evaluation.quality.texts import Document, TextSet
+        >>> from lightship.artifacts.texts import Document, TextSet
         >>> texts = TextSet("mine", (Document("a", "Once."),))
         >>> QualityProtocol(num_documents=1).name(Metric.BITS_PER_BYTE, texts)
         'bits-per-byte/echo/window=1023/documents=1/text=mine:710689ab'

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from lightship.artifacts.texts import Document
 from lightship.errors import MeasurementError
 from lightship.evaluation.endpoint import (
     CompletionEndpoint,
@@ -24,7 +25,6 @@ from lightship.evaluation.endpoint import (
     PromptTooLongError,
     covers_vocabulary,
 )
-from lightship.evaluation.quality.texts import Document
 
 # The first prefix tried: more characters than this per token of window is rare, and the answer stays bounded.
 _MAX_CHARS_PER_TOKEN = 8

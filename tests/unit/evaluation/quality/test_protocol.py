@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from lightship.artifacts.texts import Document, TextSet
 from lightship.errors import MeasurementError, NetworkError
+from lightship.evaluation.quality.builtin_texts import builtin_texts
 from lightship.evaluation.quality.protocol import (
     PAIRED_METRICS,
     SELF_METRICS,
@@ -21,7 +23,6 @@ from lightship.evaluation.quality.protocol import (
 )
 from lightship.evaluation.quality.scoring import DocumentScores
 from lightship.evaluation.quality.stored_scores import decode_scores, encode_scores
-from lightship.evaluation.quality.texts import Document, TextSet, builtin_texts
 from lightship.ports.measurements import Metric, Target
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from lightship.artifacts.texts import Document
 from lightship.errors import MeasurementError
 from lightship.evaluation.endpoint import EndpointTraits, PromptLogprobs
 from lightship.evaluation.quality.scoring import (
@@ -16,7 +17,6 @@ from lightship.evaluation.quality.scoring import (
     score_document,
     score_of_reply,
 )
-from lightship.evaluation.quality.texts import Document
 
 if TYPE_CHECKING:
     from tests.unit.evaluation.conftest import BigramServer

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightship.artifacts.texts import TextSet, load_texts
 from lightship.errors import MeasurementError
-from lightship.evaluation.quality.texts import TextSet, builtin_texts, load_texts
+from lightship.evaluation.quality.builtin_texts import builtin_texts
 from lightship.evaluation.tasks.scorer import Item
 from lightship.evaluation.tasks.scorers.options import (
     check_known,

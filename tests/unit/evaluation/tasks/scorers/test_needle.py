@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightship.errors import MeasurementError
-from lightship.evaluation.quality.texts import builtin_texts
+from lightship.evaluation.quality.builtin_texts import builtin_texts
 from lightship.evaluation.tasks.scorer import Item
 from lightship.evaluation.tasks.scorers.needle import NeedleScorer, cut_haystack, insert_at_depth, needle_items
 

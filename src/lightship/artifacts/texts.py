@@ -1,7 +1,6 @@
-"""Held-out texts to score: the built-in tales, or a user's own file; a digest names what was scored.
+"""Sets of texts: to score, to calibrate on, to train on. A digest names what was used.
 
-Text that a variant was trained or calibrated on must not be used here. The built-in tales were written for this purpose
-alone and are in no corpus.
+Texts that a variant was trained or calibrated on must not be scored; `overlap` finds those that are in two sets.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import msgspec
@@ -72,12 +70,6 @@ class TextSet:
         return TextSet(name=self.name, documents=self.documents[:num_documents])
 
 
-def builtin_texts() -> TextSet:
-    """The tales that ship with the package: 32 original short texts in English."""
-    content = files("lightship.evaluation.quality").joinpath("data/tales.jsonl").read_text("utf-8")
-    return TextSet(name="builtin", documents=tuple(_jsonl_documents(content, where="tales.jsonl")))
-
-
 def load_texts(path: Path) -> TextSet:
     """The documents of a file, in order.
 
@@ -94,12 +86,18 @@ def load_texts(path: Path) -> TextSet:
             "not a known kind of text file", where=str(path), hint="Give .jsonl or .txt, each also as .gz."
         )
     content = _read_text(path)
-    read = _jsonl_documents if suffix == ".jsonl" else _plain_documents
+    read = parse_jsonl if suffix == ".jsonl" else _plain_documents
     documents = tuple(read(content, where=str(path)))
     if not documents:
         raise MeasurementError("the file has no documents", where=str(path))
     name = re.sub(r"[^A-Za-z0-9._-]", "-", plain_name.removesuffix(suffix))
     return TextSet(name=name, documents=documents)
+
+
+def overlap(one: TextSet, other: TextSet) -> tuple[Document, ...]:
+    """Documents of `one` whose text is also a document of `other`."""
+    texts = {document.text for document in other.documents}
+    return tuple(document for document in one.documents if document.text in texts)
 
 
 def _read_text(path: Path) -> str:
@@ -126,7 +124,8 @@ class _Record(msgspec.Struct):
     heading: str | None = None
 
 
-def _jsonl_documents(content: str, *, where: str) -> Iterator[Document]:
+def parse_jsonl(content: str, *, where: str) -> Iterator[Document]:
+    """The documents of JSON lines; see `load_texts`. Raises: MeasurementError: names the line."""
     line_of_id: dict[str, int] = {}
     # Not splitlines(): it also breaks at U+2028 and others, which JSON allows inside a string.
     for number, line in enumerate(content.split("\n"), start=1):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lightship.artifacts.texts import MAX_TEXT_BYTES, Document, TextSet, load_texts
 from lightship.errors import MeasurementError
-from lightship.evaluation.quality.texts import MAX_TEXT_BYTES, Document, TextSet, builtin_texts, load_texts
+from lightship.evaluation.quality.builtin_texts import builtin_texts
 
 
 def test_builtin_texts_are_32_short_plain_tales() -> None:
