@@ -4,16 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: up test test-fast fuzz lint fix goldens evidence-start evidence-evaluation evidence-gateway bench-streaming model clean
+.PHONY: up test test-fast test-toolchains fuzz lint fix goldens evidence-start evidence-evaluation evidence-gateway evidence-compression techniques bench-streaming model clean
 
 up: $(VENV)/.local-ready  ## set up, then build, measure and serve the built-in model
 	@$(BIN)/lightship up
 
-test: $(VENV)/.dev-ready  ## set up, then run every test
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev-ready  ## set up, then run every test that needs no toolchain
+	$(BIN)/python -m pytest -m "not toolchain"
 
 test-fast: $(VENV)/.dev-ready  ## the tests that start no engine and are quick by nature (under a minute)
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not local and not toolchain and not slow"
+
+test-toolchains: $(VENV)/.dev-ready  ## the tests with llm-compressor, vLLM, llama.cpp ... (6 GB are installed first)
+	$(BIN)/python -m pytest -m toolchain tests/toolchain
 
 fuzz: $(VENV)/.dev-ready  ## only the tests that mistreat the gateway: hostile clients and engines, the API fuzzed
 	$(BIN)/python -m pytest tests/e2e/hostile
@@ -38,6 +41,12 @@ evidence-evaluation: $(VENV)/.dev-ready  ## re-run every claim of the topic eval
 
 evidence-gateway: $(VENV)/.dev-ready  ## re-run every claim of the topic gateway in docs/evidence.md (an hour)
 	$(BIN)/python benchmarks/evidence_gateway.py
+
+evidence-compression: $(VENV)/.dev-ready  ## re-run every claim of the topic compression in docs/evidence.md (two hours)
+	$(BIN)/python benchmarks/evidence_compression.py
+
+techniques: $(VENV)/.dev-ready  ## make and measure every technique; writes docs/compression-techniques.md (an hour or two)
+	$(BIN)/python benchmarks/compression_techniques.py --write
 
 bench-streaming: $(VENV)/.dev-ready  ## worker + gateway against the bare pipeline
 	$(BIN)/python benchmarks/streaming_overhead.py

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lightship.artifacts.home import data_home
-from lightship.compression.toolchains.definitions import OPENVINO_CONVERT, TRAIN
+from lightship.compression.toolchains.definitions import COMPRESS, GGUF, OPENVINO_CONVERT, TRAIN, VLLM
 from lightship.compression.toolchains.environment import ToolchainFolder
 from lightship.ports.progress import SilentProgress
 
@@ -36,6 +36,24 @@ def convert_python(toolchain_root: Path) -> Path:
 def train_python(toolchain_root: Path) -> Path:
     """Interpreter of the toolchain `train`, installed on first use."""
     return ToolchainFolder(toolchain_root).ensure(TRAIN, SilentProgress()).python
+
+
+@pytest.fixture(scope="session")
+def compress_python(toolchain_root: Path) -> Path:
+    """Interpreter of the toolchain `compress`, installed on first use."""
+    return ToolchainFolder(toolchain_root).ensure(COMPRESS, SilentProgress()).python
+
+
+@pytest.fixture(scope="session")
+def gguf_python(toolchain_root: Path) -> Path:
+    """Interpreter of the toolchain `gguf`, installed and compiled on first use (minutes)."""
+    return ToolchainFolder(toolchain_root).ensure(GGUF, SilentProgress()).python
+
+
+@pytest.fixture(scope="session")
+def vllm_python(toolchain_root: Path) -> Path:
+    """Interpreter of the toolchain `vllm`, installed on first use."""
+    return ToolchainFolder(toolchain_root).ensure(VLLM, SilentProgress()).python
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from lightship.artifacts.file_rules import (
     is_content,
     is_pickle_name,
 )
+from lightship.artifacts.gguf_header import read_gguf_header
 from lightship.artifacts.manifest import MANIFEST_NAME
 from lightship.artifacts.model_config import (
     ModelConfig,
@@ -27,11 +28,13 @@ from lightship.artifacts.model_config import (
     read_model_config,
 )
 from lightship.artifacts.openvino_ir import MODEL_GRAPH, TOKENIZER_GRAPHS, read_ir
+from lightship.artifacts.packed_weights import count_quantized_weights
 from lightship.artifacts.safetensors_header import TensorEntry, read_safetensors_header
 from lightship.errors import CheckpointError, UnsafeCheckpointError, UnsupportedModelError
 from lightship.ports.variants import FileEntry, WeightFormat
 
 CONFIG_NAME, TOKENIZER_NAME, INDEX_NAME = "config.json", "tokenizer.json", "model.safetensors.index.json"
+GGUF_NAME = "model.gguf"
 _TOKENIZER_CONFIG, _CHAT_TEMPLATES = "tokenizer_config.json", ("chat_template.jinja", "chat_template.json")
 # Masks and position indices that some checkpoints store are not parameters.
 _NOT_PARAMETERS = frozenset({"BOOL", "I64", "U64"})
@@ -78,7 +81,7 @@ class _Weights:
 
 
 def inspect_checkpoint(folder: Path, *, cache: DigestCache | None = None) -> Checkpoint:
-    """The checkpoint in `folder`: safetensors in Hugging Face layout, or a ready-made OpenVINO folder.
+    """The checkpoint in `folder`: safetensors in Hugging Face layout, an OpenVINO folder, or `model.gguf`.
 
     A symbolic link to a file counts as the file, because caches of hubs are made of links.
 
@@ -94,8 +97,10 @@ def inspect_checkpoint(folder: Path, *, cache: DigestCache | None = None) -> Che
     if not folder.is_dir():
         kind = "is not a folder" if folder.exists() else "does not exist"
         raise CheckpointError(f"the checkpoint folder {kind}", where=str(folder), hint="Check the path in the spec.")
-    is_ir = (folder / MODEL_GRAPH).exists()
-    weights = _check_openvino(folder) if is_ir else _check_safetensors(folder)
+    if (folder / MODEL_GRAPH).exists():
+        weights = _check_openvino(folder)
+    else:
+        weights = _check_gguf(folder) if (folder / GGUF_NAME).exists() else _check_safetensors(folder)
     config = read_model_config(folder / CONFIG_NAME)
     files = file_entries(folder, _content(folder), sha256=cache.sha256 if cache is not None else file_sha256)
     if cache is not None:
@@ -120,6 +125,20 @@ def _check_openvino(folder: Path) -> _Weights:
     return _Weights(WeightFormat.OPENVINO_IR, summary.num_parameters, summary.weight_bytes, summary.element_types)
 
 
+def _check_gguf(folder: Path) -> _Weights:
+    """Checks `model.gguf`, which holds weights and tokenizer; `config.json` beside it says the model's shape."""
+    for path in folder.iterdir():
+        if path.suffix == SAFETENSORS_SUFFIX:
+            hint = f"Move {GGUF_NAME} or the safetensors to a folder of its own."
+            raise CheckpointError(f"the folder holds both {GGUF_NAME} and {path.name}", where=str(folder), hint=hint)
+    check_not_pickle(folder / GGUF_NAME)
+    header = read_gguf_header(folder / GGUF_NAME)
+    if not header.tensors:
+        raise CheckpointError("the GGUF file holds no weights", where=str(folder / GGUF_NAME), hint=_AGAIN)
+    dtypes = tuple(sorted({tensor.dtype for tensor in header.tensors}))
+    return _Weights(WeightFormat.GGUF, header.num_parameters, header.weight_bytes, dtypes)
+
+
 def _check_safetensors(folder: Path) -> _Weights:
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     paths = [folder / name for name in names if name.endswith(SAFETENSORS_SUFFIX)]
@@ -134,10 +153,14 @@ def _check_safetensors(folder: Path) -> _Weights:
     parameters = [tensor for tensor in tensors if tensor.dtype not in _NOT_PARAMETERS]
     if not parameters:
         raise CheckpointError("the checkpoint holds no weights", where=str(folder), hint=_AGAIN)
+    weight_bytes = sum(tensor.num_bytes for tensor in tensors)
+    counted = count_quantized_weights(parameters, read_json_object(folder / CONFIG_NAME))
+    if counted is not None:
+        return _Weights(WeightFormat.SAFETENSORS, counted.num_parameters, weight_bytes, counted.dtypes)
     return _Weights(
         WeightFormat.SAFETENSORS,
         sum(tensor.num_elements for tensor in parameters),
-        sum(tensor.num_bytes for tensor in tensors),
+        weight_bytes,
         tuple(sorted({tensor.dtype for tensor in parameters})),
     )
 
@@ -153,8 +176,8 @@ def _check_weights_are_safe(folder: Path, names: list[str]) -> None:
                 hint="Use a revision with safetensors, or convert them on a machine you can afford to lose.",
             )
         if any(name.endswith(GGUF_SUFFIX) for name in names):
-            hint = "Use the safetensors checkpoint it was made from."
-            raise CheckpointError("GGUF checkpoints are not supported yet", where=str(folder), hint=hint)
+            hint = f"Name the file {GGUF_NAME} and put the config.json of the model beside it."
+            raise CheckpointError(f"a GGUF checkpoint is a folder with {GGUF_NAME}", where=str(folder), hint=hint)
         if (folder / CONFIG_NAME).is_file():
             hint = "Weights are expected as *.safetensors in this folder."
             raise CheckpointError("the folder holds no weights", where=str(folder), hint=hint)

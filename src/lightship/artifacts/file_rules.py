@@ -15,7 +15,7 @@ SAFETENSORS_SUFFIX, GGUF_SUFFIX = ".safetensors", ".gguf"
 # Tokenizers, configurations, chat templates.
 _TEXT_SUFFIXES = frozenset({".json", ".txt", ".jinja", ".model", ".xml"})
 # Prose and records about a model: harmless, and no part of what it computes.
-_ACCOMPANYING_SUFFIXES = frozenset({".md", ".jsonl", ".csv"})
+_ACCOMPANYING_SUFFIXES = frozenset({".md", ".jsonl", ".csv", ".svg"})
 _NAMES_WITHOUT_SUFFIX = frozenset({"LICENSE", "NOTICE", "USE_POLICY"})
 # Raw constants of an OpenVINO graph. Any other `.bin` in the world of model files is a pickle.
 _OPENVINO_WEIGHTS = re.compile(r"openvino_[a-z0-9_]+\.bin")
@@ -62,7 +62,7 @@ def check_variant_file(path: Path) -> None:
         raise UnsafeCheckpointError(
             "this kind of file is not part of a variant",
             where=str(path),
-            hint="Known: safetensors, gguf, openvino_*.xml/.bin, json, txt, jinja, model, md, jsonl, csv.",
+            hint="Known: safetensors, gguf, openvino_*.xml/.bin, json, txt, jinja, model, md, jsonl, csv, svg.",
         )
     check_not_pickle(path)
 

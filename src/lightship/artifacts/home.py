@@ -56,3 +56,8 @@ def journal_folder(home: Path) -> Path:
 def keys_path(home: Path) -> Path:
     """File of the gateway's API keys."""
     return home / "keys.sqlite"
+
+
+def report_folder(home: Path, model_name: str) -> Path:
+    """Folder of a model's report."""
+    return home / "reports" / model_name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from lightship.evaluation.ladder import Ladder, choose_ladder
 from lightship.evaluation.performance.records import Slo
 from lightship.evaluation.report.data import ReportData, ReportHeader, report_data, report_json
 from lightship.evaluation.report.page import render_report
+from lightship.ports.measurements import Target
+from lightship.ports.variants import Variant
 from lightship.spec.document import Spec
 
 
@@ -32,36 +35,73 @@ class Assessment:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class MeasuredPair:
+    """A variant, and the measurer that knows its figures on one target."""
+
+    variant: Variant
+    measurer: Measurer
+
+    @property
+    def target(self) -> Target:
+        """Where it is measured."""
+        return self.measurer.target(self.variant)
+
+
 def assess(spec: Spec, built: BuiltVariants, measurer: Measurer, machine: Machine, around: Surroundings) -> Assessment:
     """Candidates, ladder and report from what is stored.
 
     Raises: MeasurementError: figures that must not be compared, or no variant reaches the quality floor.
     """
-    manifests = [variant.manifest for variant in built.variants]
-    figures = [m for variant in built.variants for m in measurer.known(variant)]
+    pairs = [MeasuredPair(variant, measurer) for variant in built.variants]
+    reference = MeasuredPair(built.reference, measurer)
+    return assess_pairs(spec, pairs, reference, machine, around, command="lightship up")
+
+
+def assess_pairs(
+    spec: Spec,
+    pairs: Sequence[MeasuredPair],
+    reference: MeasuredPair,
+    machine: Machine,
+    around: Surroundings,
+    *,
+    command: str,
+) -> Assessment:
+    """The same for pairs that may run on several targets; one variant may occur with several settings.
+
+    Raises: see `assess`.
+    """
+    manifests = list({pair.variant.manifest.digest: pair.variant.manifest for pair in pairs}.values())
+    figures = [figure for pair in pairs for figure in pair.measurer.known(pair.variant)]
     figures += latest_workload(
-        (m for variant in built.variants for m in measurer.on_this_machine(variant)),
+        (figure for pair in pairs for figure in pair.measurer.on_this_machine(pair.variant)),
         Slo(ttft_ms=spec.slo.ttft_ms, tpot_ms=spec.slo.tpot_ms),
     )
     # not stored: they follow from figures and spec, so that a new price needs no new measurement
     resources = resource_figures(
         spec.cost,
-        [(variant, measurer.target(variant)) for variant in built.variants],
+        [(pair.variant, pair.target) for pair in pairs],
         figures,
         machine=machine,
         now_unix_s=around.clock.unix_s(),
     )
     figures += resources.measurements
-    reference_digest = built.reference.manifest.digest
     concurrency = spec.measurement.target_concurrency
-    candidates = build_candidates(manifests, figures, reference_digest=reference_digest, concurrency=concurrency)
+    reference_digest = reference.variant.manifest.digest
+    candidates = build_candidates(
+        manifests,
+        figures,
+        reference_digest=reference_digest,
+        concurrency=concurrency,
+        reference_target=reference.target,
+    )
     explicit = None if spec.ladder == "auto" else [f"{rung.variant}@{rung.engine}" for rung in spec.ladder]
     ladder = choose_ladder(candidates.candidates, quality_floor=spec.quality.floor, explicit=explicit)
     header = ReportHeader(
         model_name=spec.model.name,
         source=str(spec.model.source),
         machine=machine.description,
-        command="lightship up",
+        command=command,
         created_unix_s=around.clock.unix_s(),
         reference_digest=reference_digest,
         concurrency=concurrency,
@@ -80,33 +120,26 @@ def assess(spec: Spec, built: BuiltVariants, measurer: Measurer, machine: Machin
         candidates=candidates,
         frontier=frontier,
         ladder=ladder,
-        comparisons=_task_comparisons(built, measurer, machine, around),
+        comparisons=_task_comparisons(pairs, reference.variant, machine, around),
     )
     return Assessment(candidates, ladder, data, resources.notes)
 
 
 def _task_comparisons(
-    built: BuiltVariants, measurer: Measurer, machine: Machine, around: Surroundings
+    pairs: Sequence[MeasuredPair], reference: Variant, machine: Machine, around: Surroundings
 ) -> tuple[TaskComparison, ...]:
     """Of the task runs that `lightship evaluate` kept for these variants on their targets."""
     kept = KeptEvaluations(evaluations_folder(around.home), machine.fingerprint)
-    names = {
-        variant.manifest.digest: f"{variant.manifest.name}@{measurer.target(variant).engine}"
-        for variant in built.variants
-    }
-    runs = {
-        names[variant.manifest.digest]: kept.runs(variant.manifest.digest, measurer.target(variant))
-        for variant in built.variants
-    }
-    return compare_with_reference(runs, reference=names[built.reference.manifest.digest])
+    names = {pair.variant.manifest.digest: f"{pair.variant.manifest.name}@{pair.target.engine}" for pair in pairs}
+    runs = {names[pair.variant.manifest.digest]: kept.runs(pair.variant.manifest.digest, pair.target) for pair in pairs}
+    return compare_with_reference(runs, reference=names[reference.manifest.digest])
 
 
-def write_report(assessment: Assessment, spec: Spec, around: Surroundings) -> Path:
-    """Writes `report.html` and `report.json`; the path of the page.
+def write_report(assessment: Assessment, folder: Path) -> Path:
+    """Writes `report.html` and `report.json` into the folder; the path of the page.
 
-    Effects: replaces the files of an earlier run of this model.
+    Effects: replaces the files of an earlier run.
     """
-    folder = around.home / "reports" / spec.model.name
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in (
         ("report.html", render_report(assessment.report).encode()),

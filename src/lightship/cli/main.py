@@ -22,6 +22,8 @@ from lightship.cli.gateway_command import add_gateway_command
 from lightship.cli.key_commands import add_key_commands
 from lightship.cli.measurement_commands import add_measurement_commands
 from lightship.cli.model_commands import add_model_commands
+from lightship.cli.optimize.command import add_optimize_command
+from lightship.cli.recipe_commands import add_recipe_commands
 from lightship.cli.simulated_command import add_serve_simulated_command
 from lightship.cli.spec_commands import add_spec_commands
 from lightship.cli.status_command import add_status_command
@@ -37,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lightship {__version__}")
     subparsers = parser.add_subparsers(dest="topic", required=True, metavar="COMMAND")
     add_model_commands(subparsers)
+    add_optimize_command(subparsers)
     add_gateway_command(subparsers)
     add_key_commands(subparsers)
     add_evaluate_command(subparsers)
@@ -45,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_serve_simulated_command(subparsers)
     add_status_command(subparsers)
     add_spec_commands(subparsers)
+    add_recipe_commands(subparsers)
     add_artifact_commands(subparsers)
     add_measurement_commands(subparsers)
     add_toolchain_commands(subparsers)

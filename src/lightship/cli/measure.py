@@ -21,9 +21,7 @@ from lightship.cli.compression_texts import evaluated_texts
 from lightship.cli.prepare import BuiltVariants, Surroundings
 from lightship.cli.resources import energy_meter
 from lightship.cli.variant_worker import StartedWorker, started_worker
-from lightship.cli.worker_settings import openvino_settings
-from lightship.engines.openvino.adapter import OpenVinoAdapter
-from lightship.evaluation.endpoint import CompletionEndpoint
+from lightship.cli.worker_setup import scoring_endpoint, worker_setup
 from lightship.evaluation.energy_per_load import EnergyPerLoad, energy_figures
 from lightship.evaluation.performance.protocol import (
     PROTOCOLS,
@@ -68,10 +66,10 @@ class Protocols:
         """Protocol of the peak memory, which depends on the load before it."""
         return f"peak-rss-after-load-1/{self.performance.name}"
 
-    def wanted(self, variant: Variant, reference: Variant) -> Iterator[tuple[Metric, int, str]]:
+    def wanted(self, *, is_reference: bool) -> Iterator[tuple[Metric, int, str]]:
         """Metric, concurrency and protocol name of every figure a variant must have."""
         yield from self.wanted_of_speed()
-        yield from self.wanted_of_quality(is_reference=variant.manifest.digest == reference.manifest.digest)
+        yield from self.wanted_of_quality(is_reference=is_reference)
 
     def wanted_of_speed(self) -> Iterator[tuple[Metric, int, str]]:
         """Those that a run under load gives."""
@@ -106,27 +104,37 @@ def choose_protocols(spec: Spec, reference: Variant) -> Protocols:
 class Measurer:
     """Measures the variants of one spec on this machine.
 
+    Args:
+        reference_target: Where the reference's scores are from; by default where the spec has it run.
+
     Effects of its methods: start workers, load both cores, append to the store of measurements.
     """
 
     def __init__(
-        self, spec: Spec, built: BuiltVariants, store: MeasurementStore, machine: Machine, around: Surroundings
+        self,
+        spec: Spec,
+        built: BuiltVariants,
+        store: MeasurementStore,
+        machine: Machine,
+        around: Surroundings,
+        *,
+        reference_target: Target | None = None,
     ) -> None:
         self._spec = spec
         self._built = built
         self._store = store
         self._machine = machine
         self._around = around
-        self._adapter = OpenVinoAdapter()
+        self._reference_target = reference_target or self.target(built.reference)
         self.protocols = choose_protocols(spec, built.reference)
 
     def target(self, variant: Variant) -> Target:
         """Where this variant is measured, and will be served."""
-        return self._adapter.target(openvino_settings(self._spec, variant))
+        return worker_setup(self._spec, variant, self._around).target
 
     def known(self, variant: Variant) -> list[Measurement]:
         """The stored figures that count for this spec: same target, machine, protocols and reference."""
-        wanted = set(self.protocols.wanted(variant, self._built.reference))
+        wanted = set(self.protocols.wanted(is_reference=self._is_reference(variant)))
         loads = {(concurrency, protocol) for _, concurrency, protocol in wanted if concurrency}
         accompanying = {
             Metric.TTFT_MS,
@@ -158,16 +166,29 @@ class Measurer:
         return set(self.protocols.wanted_of_speed()) <= self._have(variant)
 
     def _has_quality(self, variant: Variant) -> bool:
-        is_reference = variant.manifest.digest == self._built.reference.manifest.digest
-        if is_reference and not self._scores_path(variant).exists():
+        is_reference = self._is_reference(variant)
+        if is_reference and not self._scores_path().exists():
             return False
         return set(self.protocols.wanted_of_quality(is_reference=is_reference)) <= self._have(variant)
 
     def _have(self, variant: Variant) -> set[tuple[Metric, int, str]]:
         return {(m.metric, m.concurrency, _plain(m.protocol)) for m in self.known(variant)}
 
-    async def measure_missing(self, *, is_forced: bool = False) -> int:
+    async def measure_missing(
+        self,
+        *,
+        is_forced: bool = False,
+        only: Variant | None = None,
+        with_speed: bool = True,
+        with_quality: bool = True,
+    ) -> int:
         """Measures what has no figures yet (or everything, if forced), the reference first; how many that were.
+
+        Args:
+            is_forced: Measure again what has figures.
+            only: Leave out all others; the reference must have its scores already where it is compared with.
+            with_speed: Whether start-up, speed and memory are wanted.
+            with_quality: Whether the prediction of texts is.
 
         Speed is measured in several rounds over the variants, so that a slow spell of the machine falls on all of
         them; quality, which does not depend on the time of day, once.
@@ -175,10 +196,11 @@ class Measurer:
         Raises: EngineError, MeasurementError.
         """
         order: Sequence[Variant] = sorted(
-            self._built.variants, key=lambda v: v.manifest.digest != self._built.reference.manifest.digest
+            [v for v in self._built.variants if only is None or v == only],
+            key=lambda v: v.manifest.digest != self._built.reference.manifest.digest,
         )
-        slow = [variant for variant in order if is_forced or not self._has_speed(variant)]
-        unscored = [variant for variant in order if is_forced or not self._has_quality(variant)]
+        slow = [variant for variant in order if with_speed and (is_forced or not self._has_speed(variant))]
+        unscored = [variant for variant in order if with_quality and (is_forced or not self._has_quality(variant))]
         runs: dict[str, list[list[Measurement]]] = {variant.manifest.digest: [] for variant in slow}
         num_runs = self.protocols.performance.num_runs
         for run in range(num_runs if slow else 1):
@@ -232,10 +254,11 @@ class Measurer:
 
     async def _quality(self, variant: Variant, worker: StartedWorker) -> list[Measurement]:
         reference = self._built.reference
-        is_reference = variant.manifest.digest == reference.manifest.digest
+        is_reference = self._is_reference(variant)
         with self._around.progress.task(f"quality of {variant.manifest.name}") as task:
             async with aiohttp.ClientSession() as session:
-                endpoint = CompletionEndpoint(worker.base_url, model=self._spec.model.name, session=session)
+                engine, model = worker.setup.adapter.name, self._spec.model.name
+                endpoint = scoring_endpoint(engine, worker.base_url, model=model, session=session)
                 result = await measure_quality(
                     endpoint,
                     protocol=self.protocols.quality,
@@ -244,7 +267,7 @@ class Measurer:
                     task=task,
                 )
         if is_reference:
-            self._keep_scores(variant, result.scores)
+            self._keep_scores(result.scores)
         return quality_measurements(
             result,
             variant_digest=variant.manifest.digest,
@@ -270,21 +293,26 @@ class Measurer:
 
         return figure
 
-    def _scores_path(self, reference: Variant) -> Path:
+    def _is_reference(self, variant: Variant) -> bool:
+        """With other settings the same variant competes with itself."""
+        is_same = variant.manifest.digest == self._built.reference.manifest.digest
+        return is_same and self.target(variant) == self._reference_target
+
+    def _scores_path(self) -> Path:
         name = self.protocols.quality.name(Metric.KL_NATS, self.protocols.texts)
-        target = msgspec.json.encode(self.target(reference), order="deterministic").decode()
-        key = hashlib.sha256(f"{reference.manifest.digest}|{target}|{name}".encode()).hexdigest()[:24]
+        target = msgspec.json.encode(self._reference_target, order="deterministic").decode()
+        key = hashlib.sha256(f"{self._built.reference.manifest.digest}|{target}|{name}".encode()).hexdigest()[:24]
         return self._around.home / "scores" / f"{key}.bin"
 
-    def _keep_scores(self, reference: Variant, scores: DocumentScores) -> None:
-        path = self._scores_path(reference)
+    def _keep_scores(self, scores: DocumentScores) -> None:
+        path = self._scores_path()
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         partial.write_bytes(encode_scores(scores))
         partial.replace(path)
 
     def _reference_scores(self) -> DocumentScores:
-        return decode_scores(self._scores_path(self._built.reference).read_bytes())
+        return decode_scores(self._scores_path().read_bytes())
 
 
 class _Titled:

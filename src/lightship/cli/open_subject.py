@@ -10,8 +10,6 @@ from lightship.artifacts.machine import Machine
 from lightship.cli.prepare import Surroundings, build_variants, resolve_model
 from lightship.cli.subjects import EndpointSubject, VariantSubject
 from lightship.cli.variant_worker import StartedWorker, started_worker
-from lightship.cli.worker_settings import openvino_settings
-from lightship.engines.openvino.adapter import OpenVinoAdapter
 from lightship.ports.measurements import Target
 from lightship.ports.variants import Variant
 from lightship.spec.document import Spec
@@ -72,16 +70,15 @@ class SubjectOpener:
             )
             return
         variant = self.variants[subject.name]
-        adapter = OpenVinoAdapter()
         self.around.store.verify(variant)
         with self.around.store.in_use(variant):
             async with started_worker(self.spec, variant, self.around) as worker:
                 yield Reachable(
-                    name=f"{variant.manifest.name}@{adapter.name}",
+                    name=f"{variant.manifest.name}@{worker.setup.adapter.name}",
                     base_url=worker.base_url,
                     model=self.spec.model.name,
                     variant_digest=variant.manifest.digest,
-                    target=adapter.target(openvino_settings(self.spec, variant)),
+                    target=worker.setup.target,
                     worker=worker,
                 )
 

@@ -15,7 +15,7 @@ from lightship.artifacts.store import ArtifactStore
 from lightship.cli.compression_texts import calibration_file, training_file
 from lightship.cli.progress import progress_for_stderr
 from lightship.compression.build import BuildContext, build_variant
-from lightship.compression.recipes import choose_recipes, reference_recipe
+from lightship.compression.recipes import choose_recipes, reference_recipe, with_own_recipes
 from lightship.compression.toolchains.environment import ToolchainFolder
 from lightship.errors import SpecError
 from lightship.ports.clock import Clock, SystemClock
@@ -97,9 +97,26 @@ def build_variants(spec: Spec, model: ResolvedModel, around: Surroundings) -> Bu
     """
     is_network = model.checkpoint.weight_format is WeightFormat.OPENVINO_IR
     network_types = model.checkpoint.dtypes if is_network else None
-    recipes = choose_recipes(spec.variants, has_student=bool(model.students), network_types=network_types)
+    recipes = choose_recipes(
+        spec.variants,
+        has_student=bool(model.students),
+        network_types=network_types,
+        known=with_own_recipes(spec.recipes),
+    )
     reference = _reference(spec, recipes)
-    context = BuildContext(
+    context = build_context(spec, model, around)
+    built = {r.name: build_variant(r, model.checkpoint, context, model_name=spec.model.name) for r in recipes}
+    unique = {variant.manifest.digest: variant for variant in built.values()}
+    return BuiltVariants(tuple(unique.values()), built[reference.name])
+
+
+def build_context(spec: Spec, model: ResolvedModel, around: Surroundings) -> BuildContext:
+    """What building this spec's variants needs around it.
+
+    Raises: MeasurementError: texts that cannot be read. SpecError: texts that are evaluated, too.
+    Effects: writes the texts for jobs below the data directory.
+    """
+    return BuildContext(
         store=around.store,
         toolchains=around.toolchains,
         logs=around.logs,
@@ -109,9 +126,6 @@ def build_variants(spec: Spec, model: ResolvedModel, around: Surroundings) -> Bu
         training=training_file(spec, around.home),
         progress=around.progress,
     )
-    built = {r.name: build_variant(r, model.checkpoint, context, model_name=spec.model.name) for r in recipes}
-    unique = {variant.manifest.digest: variant for variant in built.values()}
-    return BuiltVariants(tuple(unique.values()), built[reference.name])
 
 
 def _reference(spec: Spec, recipes: tuple[Recipe, ...]) -> Recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from lightship.artifacts.home import measurement_path
+from lightship.artifacts.home import measurement_path, report_folder
 from lightship.artifacts.machine import this_machine
 from lightship.artifacts.measurements import MeasurementStore
 from lightship.cli.assess import assess, write_report
@@ -31,6 +31,6 @@ def run_report(args: argparse.Namespace) -> int:
             hint="Run `lightship up --no-serve` first.",
         )
     assessment = assess(spec, built, measurer, machine, around)
-    path = write_report(assessment, spec, around)
+    path = write_report(assessment, report_folder(around.home, spec.model.name))
     sys.stdout.write(report_json(assessment.report).decode() + "\n" if args.json else f"{path}\n")
     return 0

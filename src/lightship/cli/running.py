@@ -20,8 +20,7 @@ from pathlib import Path
 from lightship.cli.gateway_config import gateway_config, spill_rung
 from lightship.cli.prepare import Surroundings
 from lightship.cli.variant_worker import startup_budget_s
-from lightship.cli.worker_settings import openvino_settings
-from lightship.engines.openvino.adapter import OpenVinoAdapter
+from lightship.cli.worker_setup import worker_setup
 from lightship.engines.process import WorkerProcess, free_port
 from lightship.errors import EngineError
 from lightship.gateway.config import ReplicaConfig, encode_config
@@ -152,21 +151,17 @@ async def _all_started(processes: Sequence[SupervisedProcess]) -> None:
 
 
 def _worker(spec: Spec, rung: RungToServe, port: int, around: Surroundings) -> SupervisedProcess:
-    adapter = OpenVinoAdapter()
     manifest = rung.variant.manifest
-    settings = openvino_settings(spec, rung.variant, port=port)
+    setup = worker_setup(spec, rung.variant, around, port=port)
+    setup.install(around)
     config_path = _run_file(around, f"worker-{port}.json")
-    adapter.write_config(settings, config_path)
 
     def make() -> WorkerProcess:
-        return WorkerProcess(
-            name=f"{manifest.name}-{rung.position}",
-            command=adapter.worker_command(config_path),
-            base_url=settings.address,
-            log_path=around.logs / f"worker-{manifest.name}.log",
-        )
+        name, log_path = f"{manifest.name}-{rung.position}", around.logs / f"worker-{manifest.name}.log"
+        return setup.process(name, config_path=config_path, log_path=log_path)
 
-    return SupervisedProcess(make, startup_timeout_s=startup_budget_s(rung.variant), clock=around.clock)
+    budget_s = startup_budget_s(rung.variant, setup.adapter.name)
+    return SupervisedProcess(make, startup_timeout_s=budget_s, clock=around.clock)
 
 
 def _gateway(

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from lightship.artifacts.home import measurement_path
+from lightship.artifacts.home import measurement_path, report_folder
 from lightship.artifacts.machine import this_machine
 from lightship.artifacts.measurements import MeasurementStore
 from lightship.cli.assess import Assessment, assess, write_report
@@ -80,7 +80,7 @@ def prepare(spec: Spec, around: Surroundings, *, is_forced: bool = False) -> Pre
     measurer = Measurer(spec, built, store, machine, around)
     asyncio.run(measurer.measure_missing(is_forced=is_forced))
     assessment = assess(spec, built, measurer, machine, around)
-    return Prepared(spec, built, assessment, write_report(assessment, spec, around))
+    return Prepared(spec, built, assessment, write_report(assessment, report_folder(around.home, spec.model.name)))
 
 
 def run_up(args: argparse.Namespace) -> int:

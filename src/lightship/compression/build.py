@@ -56,6 +56,10 @@ class BuildContext:
     progress: Progress
     training: TextFile | None = None
 
+    def for_steps(self, source: Checkpoint) -> StepContext:
+        """What the steps of a recipe may use that begins with `source`."""
+        return StepContext(source, self.students, self.calibration, self.training)
+
 
 def build_variant(recipe: Recipe, checkpoint: Checkpoint, context: BuildContext, *, model_name: str) -> Variant:
     """The recipe's variant: found in the store, or made.
@@ -65,7 +69,7 @@ def build_variant(recipe: Recipe, checkpoint: Checkpoint, context: BuildContext,
     Effects: may install a toolchain and run jobs for hours; intermediate steps stay in the store.
     """
     formats = formats_along(recipe, checkpoint.weight_format)  # before any work: a later step may be misspelt
-    step_context = StepContext(checkpoint, context.students, context.calibration, context.training)
+    step_context = context.for_steps(checkpoint)
     parent: Checkpoint = checkpoint
     variant: Variant | None = None
     for count, one in enumerate(recipe.steps, start=1):
@@ -83,6 +87,18 @@ def build_variant(recipe: Recipe, checkpoint: Checkpoint, context: BuildContext,
     if variant is None:
         raise UsageError(f"recipe {recipe.name!r} has no steps", where="variants")
     return variant
+
+
+def build_costs(recipe: Recipe, checkpoint: Checkpoint, context: BuildContext) -> list[BuildCost]:
+    """What the steps of a variant took that were made here, in order; steps that only copied are left out."""
+    costs = []
+    for count in range(1, len(recipe.steps) + 1):
+        so_far = Recipe(recipe.name, recipe.steps[:count])
+        inputs = _inputs(so_far, checkpoint, context.for_steps(checkpoint))
+        made = context.store.find(build_key(checkpoint, so_far.steps, inputs=inputs))
+        if made is not None and made.manifest.cost is not None:
+            costs.append(made.manifest.cost)
+    return costs
 
 
 def build_key(source: Checkpoint, steps: tuple[RecipeStep, ...], *, inputs: Mapping[str, str] | None = None) -> str:

@@ -6,13 +6,14 @@ A preset is data. What its steps and options may be is checked by the steps them
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 import yaml
 
 from lightship.errors import SpecError
-from lightship.ports.variants import Recipe, RecipeStep
+from lightship.ports.variants import Recipe, RecipeStep, WeightFormat
 
 _STEP_HINT = "Write `- kind: {option: value}`."
 
@@ -38,13 +39,11 @@ def _read_step(name: str, one: Any) -> RecipeStep:
     raise SpecError(f"recipe {name!r}: {one!r} is not a step", where="recipe", hint=_STEP_HINT)
 
 
-def _read_presets() -> tuple[dict[str, Recipe], dict[str, str]]:
-    content = yaml.safe_load((resources.files(__package__) / "presets.yaml").read_text("utf-8"))
-    recipes = {name: read_recipe(name, preset["steps"]) for name, preset in content.items()}
-    return recipes, {name: preset["summary"] for name, preset in content.items()}
-
-
-PRESETS, SUMMARIES = _read_presets()
+_CONTENT: dict[str, dict[str, Any]] = yaml.safe_load((resources.files(__package__) / "presets.yaml").read_text("utf-8"))
+PRESETS = {name: read_recipe(name, preset["steps"]) for name, preset in _CONTENT.items()}
+SUMMARIES = {name: str(preset["summary"]) for name, preset in _CONTENT.items()}
+# What a preset begins with: a checkpoint, unless it says otherwise.
+SOURCES = {name: WeightFormat(preset.get("source", WeightFormat.SAFETENSORS)) for name, preset in _CONTENT.items()}
 
 REFERENCE_RECIPE = "fp16"
 _AUTOMATIC = (REFERENCE_RECIPE, "int8", "int4")
@@ -53,8 +52,22 @@ _AUTOMATIC_NETWORK = ("as-is", "int8", "int4")
 _UNCOMPRESSED = frozenset({"f32", "f16", "bf16"})  # OpenVINO's names
 
 
+def with_own_recipes(own: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Recipe]:
+    """The presets and the user's own recipes, by name.
+
+    Raises: SpecError: a recipe has a preset's name, or is no list of steps.
+    """
+    if taken := sorted(own.keys() & PRESETS.keys()):
+        raise SpecError(f"{taken[0]!r} is a preset's name", where="recipes", hint="Give your recipe another one.")
+    return PRESETS | {name: read_recipe(name, [dict(one) for one in steps]) for name, steps in own.items()}
+
+
 def choose_recipes(
-    wanted: str | tuple[str, ...], *, has_student: bool, network_types: tuple[str, ...] | None = None
+    wanted: str | tuple[str, ...],
+    *,
+    has_student: bool,
+    network_types: tuple[str, ...] | None = None,
+    known: Mapping[str, Recipe] = PRESETS,
 ) -> tuple[Recipe, ...]:
     """The recipes to build.
 
@@ -63,27 +76,30 @@ def choose_recipes(
         has_student: Whether the model ships with a distilled student.
         network_types: Element types of the weights when the source is a ready-made OpenVINO network, which is not
             converted; None for a checkpoint.
+        known: Recipes by name.
 
     Raises: SpecError: an unknown preset, or one that this source does not allow.
     """
     if network_types is not None:
-        return _network_recipes(wanted, is_compressed=not _UNCOMPRESSED.issuperset(network_types))
+        return _network_recipes(wanted, known, is_compressed=not _UNCOMPRESSED.issuperset(network_types))
     names = (_AUTOMATIC_WITH_STUDENT if has_student else _AUTOMATIC) if isinstance(wanted, str) else wanted
-    recipes = tuple(_preset(name) for name in names)
+    recipes = tuple(_named(name, known) for name in names)
     for recipe in recipes:
         kinds = {step.kind for step in recipe.steps}
         if "student" in kinds and not has_student:
             raise _not_here(recipe, "needs a student, and only the built-in model ships with one")
-        if "adopt" in kinds:
+        if SOURCES.get(recipe.name) is WeightFormat.OPENVINO_IR:
             raise _not_here(recipe, "is for OpenVINO networks, and the source is a checkpoint to convert")
     return recipes
 
 
-def _network_recipes(wanted: str | tuple[str, ...], *, is_compressed: bool) -> tuple[Recipe, ...]:
+def _network_recipes(
+    wanted: str | tuple[str, ...], known: Mapping[str, Recipe], *, is_compressed: bool
+) -> tuple[Recipe, ...]:
     """Recipes for a ready-made network: its conversion is left out of them."""
     names = (_AUTOMATIC_NETWORK[:1] if is_compressed else _AUTOMATIC_NETWORK) if isinstance(wanted, str) else wanted
     recipes = []
-    for recipe in map(_preset, names):
+    for recipe in (_named(name, known) for name in names):
         kinds = [step.kind for step in recipe.steps]
         if "student" in kinds or kinds == ["convert"]:
             raise _not_here(recipe, "converts a checkpoint, and the source is an OpenVINO network already")
@@ -103,9 +119,9 @@ def reference_recipe(recipes: tuple[Recipe, ...]) -> Recipe:
     return next((by_name[name] for name in ("fp32", REFERENCE_RECIPE, "as-is") if name in by_name), recipes[0])
 
 
-def _preset(name: str) -> Recipe:
-    if name in PRESETS:
-        return PRESETS[name]
-    nearest = difflib.get_close_matches(name, PRESETS, n=1)
+def _named(name: str, known: Mapping[str, Recipe]) -> Recipe:
+    if name in known:
+        return known[name]
+    nearest = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
-    raise SpecError(f"unknown recipe {name!r}", where="variants", hint=f"{hint}Known: {', '.join(PRESETS)}.")
+    raise SpecError(f"unknown recipe {name!r}", where="variants", hint=f"{hint}Known: {', '.join(known)}.")

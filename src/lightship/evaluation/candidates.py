@@ -120,7 +120,12 @@ def _digest_words(pair: PairFigures) -> str:
 
 
 def build_candidates(
-    manifests: Iterable[Manifest], measurements: Iterable[Measurement], *, reference_digest: str, concurrency: int
+    manifests: Iterable[Manifest],
+    measurements: Iterable[Measurement],
+    *,
+    reference_digest: str,
+    concurrency: int,
+    reference_target: Target | None = None,
 ) -> CandidateSet:
     """The pairs that have every figure needed, and those that lack one.
 
@@ -129,13 +134,14 @@ def build_candidates(
         measurements: All that is known of them; the newest figure of each kind counts.
         reference_digest: The variant that quality is measured against; its recovery is 1 by definition.
         concurrency: Load at which speed is compared.
+        reference_target: Where the reference runs, if the same variant competes with other settings, too.
 
     Raises: MeasurementError: figures come from different protocols or machines, so they must not be compared.
     """
     ranked: list[tuple[PairFigures, Candidate]] = []
     unranked: list[Unranked] = []
     for pair in collect_pairs(manifests, measurements):
-        is_reference = pair.manifest.digest == reference_digest
+        is_reference = pair.manifest.digest == reference_digest and reference_target in {None, pair.target}
         quality = pair.get(Metric.QUALITY_RECOVERY)
         if quality is not None and quality.reference_digest != reference_digest:
             quality = None

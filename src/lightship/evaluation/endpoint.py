@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import aiohttp
 import msgspec
@@ -34,7 +35,8 @@ class PromptLogprobs:
     """What the endpoint says about one prompt, checked for shape but not for numbers; position 0 is None.
 
     Entry i belongs to token i. A None further on is what JSON makes of NaN and infinity. `text_offsets` counts
-    characters and is None where the endpoint does not give it. `served` is what the answer says of its model.
+    characters; it is None where the endpoint does not give it, and tells of the first two tokens alone where it gives
+    no more. `served` is what the answer says of its model.
     """
 
     token_ids: tuple[int, ...]
@@ -80,11 +82,17 @@ class CompletionEndpoint:
     ) -> None:
         self.model = model
         self.transport = EndpointTransport(base_url, session=session, timeouts=timeouts, clock=clock or SystemClock())
+        self._token_texts: dict[int, str] = {}
 
     @property
     def base_url(self) -> str:
         """Scheme, host and port, without `/v1`."""
         return self.transport.base_url
+
+    @property
+    def concurrent_prompts(self) -> int:
+        """Prompts worth scoring at a time: two keep the engine busy while an answer is decoded."""
+        return 2
 
     async def score_prompt(self, prompt: str | Sequence[int], *, top_k: int) -> PromptLogprobs:
         """Log-probabilities of every token of a text (or of these token ids), with the `top_k` likeliest alternatives.
@@ -94,7 +102,23 @@ class CompletionEndpoint:
             MeasurementError: the endpoint refuses, or answers with something else than prompt log-probabilities.
             NetworkError: it cannot be reached, breaks off, stays busy, or takes too long.
         """
-        return self._prompt_logprobs(*await self._complete(prompt, top_k=top_k))
+        scored = self._prompt_logprobs(*await self._complete(prompt, top_k=top_k))
+        if scored.text_offsets is None and isinstance(prompt, str):
+            scored = replace(scored, text_offsets=await self._first_offsets(prompt, scored.token_ids[0]))
+        return scored
+
+    async def _first_offsets(self, text: str, token_id: int) -> tuple[int, int] | None:
+        """Offsets of the first two tokens, from the text of the first; None where `/detokenize` does not give it."""
+        if token_id not in self._token_texts:
+            try:
+                body = {"model": self.model, "tokens": [token_id]}
+                reply = await self.transport.request("POST", "/detokenize", body, hint=None)
+                detokenized = decoded(reply.content, _Detokenized)
+            except MeasurementError:  # no such path: it is a courtesy
+                detokenized = ""
+            self._token_texts[token_id] = "" if isinstance(detokenized, str) else detokenized.prompt
+        found = self._token_texts[token_id]
+        return (0, len(found)) if found and text.startswith(found) else None
 
     async def tokenize(self, text: str) -> tuple[int, ...] | None:
         """Token ids of `text` as a prompt has them, special tokens included; None where `/tokenize` does not give them.
@@ -179,6 +203,8 @@ class CompletionEndpoint:
         offsets = logprobs.text_offset
         if offsets is not None and len(offsets) != len(logprobs.tokens):
             raise self._not_scored(f"it returned {len(logprobs.tokens)} tokens and {len(offsets)} text offsets")
+        if offsets is not None and _counts_token_names(offsets, logprobs.tokens):
+            offsets = None
         try:
             return PromptLogprobs(
                 token_ids=tuple(_token_id(token) for token in logprobs.tokens),
@@ -196,10 +222,11 @@ class CompletionEndpoint:
     def _check_counts(self, reply: _Completion, scored: PromptLogprobs) -> None:
         if reply.usage is None:
             raise self._not_scored("its answer has no usage, so the number of scored tokens cannot be checked")
-        num_expected = reply.usage.prompt_tokens + reply.usage.completion_tokens
-        if len(scored.token_ids) != num_expected:
+        num_prompt = reply.usage.prompt_tokens
+        # vLLM generates one token where none was asked for, and counts it without returning it
+        if len(scored.token_ids) not in {num_prompt, num_prompt + reply.usage.completion_tokens}:
             raise self._not_scored(
-                f"it returned {len(scored.token_ids)} log-probabilities for {num_expected} tokens; "
+                f"it returned {len(scored.token_ids)} log-probabilities for {num_prompt} tokens; "
                 "the prompt's are missing or cut"
             )
         if len(scored.token_ids) < 3:
@@ -265,6 +292,10 @@ class _Tokens(msgspec.Struct):
     tokens: list[int]
 
 
+class _Detokenized(msgspec.Struct):
+    prompt: str
+
+
 class _ModelCard(msgspec.Struct):
     id: str
     max_model_len: int | None = None
@@ -272,6 +303,11 @@ class _ModelCard(msgspec.Struct):
 
 class _Models(msgspec.Struct):
     data: list[_ModelCard]
+
+
+def _counts_token_names(offsets: Sequence[int], tokens: Sequence[str]) -> bool:
+    """Whether the offsets are those of the text `token_id:1token_id:7...`, as vLLM counts them: of no use."""
+    return len(tokens) > 1 and list(offsets) == [0, *accumulate(len(token) for token in tokens[:-1])]
 
 
 def _token_id(token: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, Tag, ValidationInfo, field_validator
@@ -17,6 +18,16 @@ from lightship.spec.values import AUTO_OR_LIST, RungField, RungName, VariantName
 
 _Auto = Annotated[Literal["auto"], Tag("auto")]
 _VariantList = Annotated[tuple[VariantName, ...], Field(strict=False, min_length=1, max_length=64), Tag("list")]
+_StepKind = Annotated[str, Field(pattern=r"^[a-z][a-z_-]*$", max_length=32)]
+_OptionName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=48)]
+_OptionText = Annotated[str, Field(max_length=4096)]
+_OptionNumber = Annotated[float, Field(ge=-1e12, le=1e12)]
+_OptionCount = Annotated[int, Field(ge=-(10**12), le=10**12)]
+_StepOptions = Annotated[
+    Mapping[_OptionName, bool | _OptionCount | _OptionNumber | _OptionText], Field(strict=False, max_length=32)
+]
+_RecipeStep = Annotated[Mapping[_StepKind, _StepOptions], Field(strict=False, min_length=1, max_length=1)]
+_RecipeSteps = Annotated[tuple[_RecipeStep, ...], Field(strict=False, min_length=1, max_length=16)]
 _RungList = Annotated[tuple[RungField, ...], Field(strict=False, min_length=1, max_length=64), Tag("list")]
 
 
@@ -28,6 +39,11 @@ class Spec(StrictModel):
     quality: QualitySpec = Field(default=QualitySpec(), description="Which variants are good enough.")
     variants: Annotated[_Auto | _VariantList, AUTO_OR_LIST] = Field(
         default="auto", description="Variants to make: `auto`, or a list of recipe names."
+    )
+    recipes: Annotated[Mapping[VariantName, _RecipeSteps], Field(strict=False)] = Field(
+        default={},
+        max_length=64,
+        description="Recipes of your own beside the presets: names and their steps, `{kind: {option: value}}` each.",
     )
     compression: CompressionSpec = Field(
         default=CompressionSpec(), description="What variants are made with, besides the model."

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from lightship.spec.base import StrictModel
-from lightship.spec.values import KvCacheBytes, ThreadCount
+from lightship.spec.values import InputGroupSize, KvCacheBytes, PromptCacheBytes, ThreadCount
 
 
 class OpenvinoEngineSpec(StrictModel):
@@ -28,6 +28,11 @@ class OpenvinoEngineSpec(StrictModel):
     )
     kv_cache_precision: Literal["auto", "u8", "f16", "bf16", "f32"] = Field(
         default="auto", description="Type of the stored keys and values; `auto` is the engine's choice."
+    )
+    dynamic_quantization_group_size: InputGroupSize = Field(
+        default=None,
+        description="Inputs of compressed weights rounded to 8 bits by one scale while the model runs, like 32 or 128; "
+        "0 leaves them in 16 bits, `auto` is the engine's choice. Unit: elements.",
     )
     kv_cache_size: KvCacheBytes = Field(
         default=2**30, description="Memory for the KV cache, like `512 MiB` or a number. Unit: bytes."
@@ -55,12 +60,42 @@ class VllmEngineSpec(StrictModel):
     """vLLM, for GPUs, clusters and server CPUs."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="vLLM platform.")
-    tensor_parallel: int = Field(
-        default=1, ge=1, le=1024, description="Devices one replica is split over. Unit: devices."
+    threads: ThreadCount = Field(
+        default=0,
+        description="Threads for inference on a CPU; `auto` (or 0) leaves one core to the scheduler. Unit: threads.",
+    )
+    precision: Literal["auto", "f32", "bf16", "f16"] = Field(
+        default="auto", description="Type the engine computes in; `auto` is that of the weights."
+    )
+    kv_cache_precision: Literal["auto", "fp8"] = Field(
+        default="auto", description="Type of the stored keys and values; `auto` is that of the computation."
     )
     kv_cache_size: KvCacheBytes = Field(
         default=4 * 2**30, description="Memory for the KV cache of one replica. Unit: bytes."
     )
+    max_batched_tokens: int = Field(
+        default=2048, ge=16, le=1_048_576, description="Most tokens computed in one engine step. Unit: tokens."
+    )
+    max_sequences: int = Field(
+        default=256, ge=1, le=65_536, description="Most sequences computed in one engine step. Unit: sequences."
+    )
+    context_length: int = Field(
+        default=0, ge=0, le=2**24, description="Most tokens of prompt and output; 0 is the model's own. Unit: tokens."
+    )
+    prefix_caching: bool = Field(
+        default=True, description="Whether prompts that begin alike share their KV cache blocks."
+    )
+    eager: bool = Field(default=False, description="Whether nothing is compiled: a faster start, slower steps.")
+    tensor_parallel: int = Field(
+        default=1, ge=1, le=1024, description="Devices one replica is split over. Unit: devices."
+    )
+    pipeline_parallel: int = Field(
+        default=1, ge=1, le=1024, description="Devices the layers of one replica are divided between. Unit: devices."
+    )
+    data_parallel: int = Field(
+        default=1, ge=1, le=1024, description="Copies of the model in one replica. Unit: copies."
+    )
+    draft: bool = Field(default=True, description="Whether a variant's speculative draft is used.")
 
 
 class LlamacppEngineSpec(StrictModel):
@@ -69,7 +104,36 @@ class LlamacppEngineSpec(StrictModel):
     threads: ThreadCount = Field(
         default=0, description="Threads for inference; `auto` (or 0) uses every core. Unit: threads."
     )
-    flash_attention: bool = Field(default=False, description="Whether flash attention is on.")
+    flash_attention: bool = Field(
+        default=False, description="Whether attention is one fused pass; on CPUs that is often slower in a crowd."
+    )
+    kv_cache_precision: Literal["f32", "f16", "bf16", "q8_0", "q4_0"] = Field(
+        default="f16", description="Type of the stored keys and values; q8_0 and q4_0 need flash_attention."
+    )
+    context_length: int = Field(
+        default=0, ge=0, le=2**24, description="Most tokens of prompt and output; 0 is the model's own. Unit: tokens."
+    )
+    max_sequences: int = Field(
+        default=32,
+        ge=1,
+        le=1024,
+        description="Sequences that run at the same time, each with a KV cache of context_length. Unit: sequences.",
+    )
+    prompt_cache_size: PromptCacheBytes = Field(
+        default=256 * 2**20,
+        description="Memory for KV caches of earlier prompts, like `256 MiB` or a number; 0 keeps none. Unit: bytes.",
+    )
+    busy_waiting: bool = Field(
+        default=False,
+        description="Whether threads wait for each other by spinning, for a machine where nothing else runs.",
+    )
+
+    @field_validator("kv_cache_precision")
+    @classmethod
+    def _is_read_by_flash_attention(cls, value: str, info: ValidationInfo) -> str:
+        if value in {"q8_0", "q4_0"} and not info.data.get("flash_attention"):
+            raise ValueError(f"{value} needs flash_attention; turn it on, or take f16")
+        return value
 
 
 class SimulatedEngineSpec(StrictModel):

@@ -122,11 +122,11 @@ _Concurrency = Annotated[int, Field(ge=1, le=1024)]
 class MeasurementSpec(StrictModel):
     """How variants are measured before they are put in order."""
 
-    protocol: Literal["quick", "thorough"] = Field(
+    protocol: Literal["screening", "quick", "thorough"] = Field(
         default="quick",
         description=(
-            "Procedure: `quick` loads each variant for three times one second per concurrency, `thorough` for five "
-            "times ten seconds."
+            "Procedure: `screening` loads each variant once for three seconds per concurrency, `quick` three times for "
+            "one second, `thorough` five times for ten seconds."
         ),
     )
     concurrencies: Annotated[tuple[_Concurrency, ...], Field(strict=False)] = Field(

@@ -14,8 +14,6 @@ from lightship.spec.problems import Problem, show_short
 
 # Path of a value, or of a section with everything below it; only its default is accepted.
 NOT_SUPPORTED_YET: tuple[Path, ...] = (
-    ("engines", "vllm"),
-    ("engines", "llamacpp"),
     ("engines", "simulated"),
     ("replicas", "min"),
     ("replicas", "max"),

@@ -76,6 +76,15 @@ KvCacheBytes = Annotated[
     _bytes_schema(2**24, 2**42, example="1 GiB"),
 ]
 
+# None at all, or more than one short prompt takes.
+PromptCacheBytes = Annotated[
+    int,
+    BeforeValidator(_read_bytes),
+    Field(ge=0, le=2**42),
+    _SHOW_BYTES,
+    _bytes_schema(0, 2**42, example="256 MiB"),
+]
+
 # A body is held in memory, so even a generous limit stays far below a machine's memory.
 BodyLimitBytes = Annotated[
     int,
@@ -112,6 +121,14 @@ ThreadCount = Annotated[
     Field(ge=0, le=4096),
     PlainSerializer(lambda count: count or "auto", return_type=int | str),
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 0, "maximum": 4096}]}),
+]
+
+# `auto` is None: the engine chooses. Zero is a choice of its own.
+InputGroupSize = Annotated[
+    Annotated[int, Field(ge=0, le=65_536)] | None,
+    BeforeValidator(lambda value: None if value == "auto" else value),
+    PlainSerializer(lambda size: "auto" if size is None else size, return_type=int | str),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 0, "maximum": 65_536}]}),
 ]
 
 ModelName = Annotated[

@@ -158,7 +158,7 @@ CASES = (
         UnsafeCheckpointError,
     ),
     Case("no-weights", lambda f: (f / "model.safetensors").unlink(), "no weights"),
-    Case("gguf-only", lambda f: (f / "model.safetensors").rename(f / "m.gguf"), "GGUF .*not supported yet"),
+    Case("gguf-only", lambda f: (f / "model.safetensors").rename(f / "m.gguf"), "a folder with model.gguf"),
     Case("truncated", lambda f: truncate(f / "model.safetensors"), "truncated"),
     Case("no-tokenizer", lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json is missing"),
     Case("tokenizer-not-json", lambda f: (f / "tokenizer.json").write_text(""), "not JSON"),

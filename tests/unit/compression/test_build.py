@@ -180,11 +180,11 @@ def test_build_int8_then_int4_convert_once_and_name_the_conversion_fp16(
 def test_build_intermediate_no_preset_has_is_named_after_its_options(
     workshop: Workshop, checkpoint: Checkpoint
 ) -> None:
-    eight = RecipeStep("quantize", {"scheme": "int8", "group_size": 32})
-    steps = (RecipeStep("convert"), eight, RecipeStep("quantize", {"scheme": "int4"}))
+    first = RecipeStep("quantize", {"scheme": "int4", "group_size": 32})
+    steps = (RecipeStep("convert"), first, RecipeStep("quantize", {"scheme": "int4"}))
     build_variant(Recipe("mine", steps), checkpoint, workshop.context, model_name="tiny")
     names = {variant.manifest.name for variant in workshop.context.store.ls()}
-    assert names == {"convert", "convert-int8-32", "mine"}
+    assert names == {"convert", "convert-int4-32", "mine"}
 
 
 def test_build_changed_weights_are_converted_again(workshop: Workshop, checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ class BigramServer:
 
     noise: float = 0.0
     has_bos: bool = True
+    has_detokenize: bool = False
     context_length: int = 4096
     mangle: Callable[[dict[str, Any]], None] = lambda body: None
     answers_first: list[tuple[int, dict[str, str]]] = field(default_factory=list)
@@ -72,6 +73,8 @@ class BigramServer:
         app = web.Application()
         app.router.add_post("/v1/completions", self._complete)
         app.router.add_get("/v1/models", self._models)
+        if self.has_detokenize:
+            app.router.add_post("/detokenize", self._detokenize)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -89,6 +92,10 @@ class BigramServer:
     async def _models(self, request: web.Request) -> web.Response:
         del request
         return web.json_response({"data": [{"id": "bigram", "max_model_len": self.context_length}]})
+
+    async def _detokenize(self, request: web.Request) -> web.Response:
+        ids = (await request.json())["tokens"]
+        return web.json_response({"prompt": "".join(ALPHABET[token - 1] for token in ids if token != BOS_ID)})
 
     async def _complete(self, request: web.Request) -> web.Response:
         self._in_flight += 1

@@ -160,6 +160,29 @@ def test_score_prompt_gives_the_tables_numbers(bigram_server: type[BigramServer]
     assert scored.text_offsets == (0, 0, 1, 2, 3, 4, 5, 6)
 
 
+def as_vllm_says_it(body: dict[str, Any]) -> None:
+    """vLLM counts a token that it generates and does not return, and counts offsets in the names of tokens."""
+    body["usage"]["completion_tokens"] = 1
+    names = logprobs_of(body)["tokens"]
+    logprobs_of(body)["text_offset"] = [len("".join(names[:position])) for position in range(len(names))]
+
+
+def test_probe_token_counted_but_not_returned_is_accepted(bigram_server: type[BigramServer]) -> None:
+    assert not probe(bigram_server(mangle=as_vllm_says_it)).is_first_token_text
+
+
+@pytest.mark.parametrize(
+    ("has_detokenize", "has_bos", "expected"),
+    [(True, False, (0, 1)), (True, True, None), (False, False, None)],
+    ids=["asked", "bos_has_no_text", "cannot_be_asked"],
+)
+def test_score_prompt_offsets_in_token_names_are_replaced(
+    has_detokenize: bool, has_bos: bool, expected: tuple[int, int] | None, bigram_server: type[BigramServer]
+) -> None:
+    server = bigram_server(mangle=as_vllm_says_it, has_detokenize=has_detokenize, has_bos=has_bos)
+    assert score(server, "An owl.").text_offsets == expected
+
+
 def test_score_prompt_longer_than_the_context_says_so(bigram_server: type[BigramServer]) -> None:
     with pytest.raises(PromptTooLongError, match="context length is 8"):
         score(bigram_server(context_length=8), "far too long a text")

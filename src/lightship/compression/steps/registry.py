@@ -7,16 +7,30 @@ from typing import Any
 from lightship.compression.steps.adopt import AdoptCheckpoint, AdoptNetwork
 from lightship.compression.steps.base import Step
 from lightship.compression.steps.convert import ConvertCheckpoint
+from lightship.compression.steps.distill import DistillCheckpoint
+from lightship.compression.steps.draft import AddDraft
+from lightship.compression.steps.moe import MakeMixture
+from lightship.compression.steps.prune import PruneCheckpoint
+from lightship.compression.steps.quantize_checkpoint import QuantizeCheckpoint
+from lightship.compression.steps.quantize_gguf import QuantizeGguf
 from lightship.compression.steps.quantize_openvino import QuantizeNetwork
+from lightship.compression.steps.sparsify import SparsifyCheckpoint
 from lightship.compression.steps.student import TakeStudent
 from lightship.errors import SpecError
 from lightship.ports.variants import Recipe, RecipeStep, WeightFormat
 
 STEPS: tuple[Step[Any], ...] = (
+    AddDraft(),
     AdoptCheckpoint(),
     AdoptNetwork(),
     ConvertCheckpoint(),
+    DistillCheckpoint(),
+    MakeMixture(),
+    PruneCheckpoint(),
+    QuantizeCheckpoint(),
+    QuantizeGguf(),
     QuantizeNetwork(),
+    SparsifyCheckpoint(),
     TakeStudent(),
 )
 _BY_KEY = {(step.kind, step.parent_format): step for step in STEPS}

@@ -3,7 +3,8 @@
 They are separate environments because their pins conflict: optimum-intel wants transformers below 5.6, the trainer
 and vLLM want newer ones. A lock lists every package; all but torch are installed with `--no-deps`, for two reasons:
 nothing moves after it was tested, and packages that only do harm stay out (torchvision from the index is built for
-CUDA and breaks a CPU torch of the same version on import).
+CUDA and breaks a CPU torch of the same version on import; vLLM wants it, and triton and OpenCV too, but serves text
+on a CPU without any of them).
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ class Toolchain:
         purpose: One line for people.
         modules: Imported by the check after installation.
         approximate_bytes: Disk it takes, measured once, to warn before a download.
+        built_from: Pinned source distribution whose programs are compiled into it; "" for none (see `llama_cpp.py`).
+        programs: What is compiled of it, found in its `bin` afterwards.
     """
 
     name: str
     purpose: str
     modules: tuple[str, ...]
     approximate_bytes: int
+    built_from: str = ""
+    programs: tuple[str, ...] = ()
 
     @property
     def lock_text(self) -> str:
@@ -36,8 +41,9 @@ class Toolchain:
 
     @property
     def lock_digest(self) -> str:
-        """Twelve hex digits that change when the lock does; part of the folder's name."""
-        return hashlib.sha256(self.lock_text.encode()).hexdigest()[:12]
+        """Twelve hex digits that change when the lock does, or what is built; part of the folder's name."""
+        content = self.lock_text + " ".join((self.built_from, *self.programs)).strip()
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     @property
     def requirements(self) -> tuple[str, ...]:
@@ -45,11 +51,12 @@ class Toolchain:
         return tuple(line for line in self.lock_text.splitlines() if line and not line.startswith("#"))
 
     def version_of(self, package: str) -> str:
-        """Version the lock pins for `package`.
+        """Version that is pinned for `package`.
 
-        Raises: KeyError: it is not in the lock.
+        Raises: KeyError: none is.
         """
-        pins = dict(requirement.split("==") for requirement in self.requirements)
+        built_from = (self.built_from,) if self.built_from else ()
+        pins = dict(requirement.split("==") for requirement in (*self.requirements, *built_from))
         return pins[package]
 
 
@@ -75,8 +82,16 @@ VLLM = Toolchain(
     name="vllm",
     purpose="serves checkpoints (vLLM, CPU build)",
     modules=("vllm", "compressed_tensors"),
-    approximate_bytes=3_600_000_000,
+    approximate_bytes=2_500_000_000,
+)
+GGUF = Toolchain(
+    name="gguf",
+    purpose="converts, quantizes and serves GGUF files (llama.cpp, compiled here)",
+    modules=("torch", "transformers", "sentencepiece"),
+    approximate_bytes=1_700_000_000,
+    built_from="llama-cpp-python==0.3.36",
+    programs=("llama-server", "llama-quantize", "llama-imatrix", "llama-perplexity", "llama-tokenize"),
 )
 TOOLCHAINS: dict[str, Toolchain] = {
-    toolchain.name: toolchain for toolchain in (COMPRESS, OPENVINO_CONVERT, TRAIN, VLLM)
+    toolchain.name: toolchain for toolchain in (COMPRESS, GGUF, OPENVINO_CONVERT, TRAIN, VLLM)
 }

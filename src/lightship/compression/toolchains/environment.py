@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightship.compression.toolchains.definitions import TOOLCHAINS, Toolchain
+from lightship.compression.toolchains.llama_cpp import build_llama_cpp
 from lightship.errors import StorageFullError, ToolchainError
 from lightship.ports.progress import Progress
 from lightship.units import format_bytes
@@ -57,6 +58,14 @@ class ToolchainFolder:
             for toolchain in TOOLCHAINS.values()
         ]
 
+    def python(self, toolchain: Toolchain) -> Path:
+        """Its interpreter, whether it is installed yet or not."""
+        return self._folder(toolchain) / "bin" / "python"
+
+    def program(self, toolchain: Toolchain, name: str) -> Path:
+        """A program that it brings, whether it is installed yet or not."""
+        return self._folder(toolchain) / "bin" / name
+
     def ensure(self, toolchain: Toolchain, progress: Progress) -> InstalledToolchain:
         """The toolchain, installed if it was not.
 
@@ -69,14 +78,16 @@ class ToolchainFolder:
             if not (folder / "COMPLETE").exists():
                 self._check_disk(toolchain)
                 self._install(toolchain, folder, progress)
+                if toolchain.built_from:
+                    build_llama_cpp(toolchain.built_from, folder, toolchain.programs, progress)
                 self.check(installed)
                 (folder / "COMPLETE").write_text(toolchain.lock_digest + "\n", encoding="utf-8")
         return installed
 
     def check(self, installed: InstalledToolchain) -> None:
-        """Imports what the toolchain is for.
+        """Imports what the toolchain is for, and starts what was compiled for it.
 
-        Raises: ToolchainError: an import fails.
+        Raises: ToolchainError: an import fails, or a program does not start.
         """
         code = "; ".join(f"import {module}" for module in installed.toolchain.modules)
         argv = [str(installed.python), "-I", "-W", "ignore", "-c", code]
@@ -87,6 +98,23 @@ class ToolchainFolder:
                 where=f"toolchain {installed.toolchain.name}",
                 hint=f"Run `lightship toolchain rm {installed.toolchain.name}` and try again.",
             )
+        for name in installed.toolchain.programs:
+            self._check_program(installed, installed.python.with_name(name))
+
+    @staticmethod
+    def _check_program(installed: InstalledToolchain, program: Path) -> None:
+        """Not every program has a status of its own for `--help`; a signal or a missing file are what is looked for."""
+        reason = "it is not there"
+        if program.exists():
+            result = _completed([str(program), "--help"], installed.toolchain, timeout_s=_CHECK_TIMEOUT_S)
+            if result.returncode >= 0 and (result.stdout or result.stderr):
+                return
+            reason = f"it ends with exit code {result.returncode}; was it compiled on a machine of another kind?"
+        raise ToolchainError(
+            f"{program.name} does not start: {reason}",
+            where=f"toolchain {installed.toolchain.name}",
+            hint=f"Run `lightship toolchain rm {installed.toolchain.name}` and try again.",
+        )
 
     def rm(self, toolchain: Toolchain) -> bool:
         """Removes the environment; False when there was none."""

@@ -1,6 +1,6 @@
 """Reads a JSONL corpus, joins passages into tales, and packs token ids into fixed windows.
 
-Not a streaming loader: the corpora meant here (tens of megabytes) fit in memory as 16-bit ids.
+Not a streaming loader: the corpora meant here (tens of megabytes) fit in memory as 16-bit or 32-bit ids.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from tokenizers import Tokenizer
 
 BOS_ID = 1
 EOS_ID = 2
+
+TokenIds = NDArray[np.unsignedinteger[Any]]
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,31 @@ def encode_tales(tales: Sequence[Tale], tokenizer: Tokenizer) -> NDArray[np.uint
     return np.concatenate(pieces)
 
 
+def token_ids(ids: Sequence[int], *, vocab_size: int) -> TokenIds:
+    """The ids in the smallest type that holds the vocabulary."""
+    return np.asarray(ids, dtype=np.uint16) if vocab_size <= 2**16 else np.asarray(ids, dtype=np.uint32)
+
+
+@dataclass(frozen=True)
+class DocumentMarks:
+    """Ids between which a model's documents stand; None where it has no such id.
+
+    A tokenizer may write the first one itself when it encodes a text; then it is not written twice.
+    """
+
+    bos_id: int | None
+    eos_id: int | None
+
+    def around(self, ids: Sequence[int]) -> list[int]:
+        """A document's ids between the marks."""
+        document = list(ids)
+        if self.bos_id is not None and document[:1] != [self.bos_id]:
+            document.insert(0, self.bos_id)
+        if self.eos_id is not None and document[-1:] != [self.eos_id]:
+            document.append(self.eos_id)
+        return document
+
+
 class WindowSampler:
     """Shuffled windows over a token stream; its whole state is (seed, num_windows_drawn), so resuming is exact.
 
@@ -68,9 +96,7 @@ class WindowSampler:
     where a batch is one gather: a GPU would wait for windows cut on the host.
     """
 
-    def __init__(
-        self, stream: NDArray[np.uint16], *, context_length: int, seed: int, device: torch.device | None = None
-    ) -> None:
+    def __init__(self, stream: TokenIds, *, context_length: int, seed: int, device: torch.device | None = None) -> None:
         if len(stream) < 2 * context_length + 2:
             raise ValueError(f"the corpus has {len(stream)} tokens; at least {2 * context_length + 2} are needed")
         self._stream = torch.from_numpy(stream.astype(np.int64)).to(device)
@@ -99,7 +125,7 @@ class WindowSampler:
 
 
 def evaluation_windows(
-    stream: NDArray[np.uint16], *, context_length: int, device: torch.device | None = None
+    stream: TokenIds, *, context_length: int, device: torch.device | None = None
 ) -> Iterator[torch.Tensor]:
     """Consecutive windows that cover the stream once, each of shape (1, at most context_length + 1)."""
     ids = torch.from_numpy(stream.astype(np.int64)).to(device)

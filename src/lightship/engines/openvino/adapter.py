@@ -35,7 +35,11 @@ class OpenVinoAdapter:
         return installed_version()
 
     def target(self, settings: OpenVinoWorkerConfig) -> Target:
-        """The target of a worker with these settings on this machine."""
+        """The target of a worker with these settings on this machine.
+
+        A group size that is left to the device is not named, so that figures from before it was a setting still count.
+        """
+        group_size = settings.dynamic_quantization_group_size
         return Target(
             engine=self.name,
             engine_version=self.version(),
@@ -49,6 +53,7 @@ class OpenVinoAdapter:
                 "max_batched_tokens": settings.max_batched_tokens,
                 "max_sequences": settings.max_sequences,
                 "prefix_caching": settings.prefix_caching,
+                **({} if group_size is None else {"dynamic_quantization_group_size": group_size}),
             },
         )
 

@@ -27,6 +27,8 @@ class OpenVinoWorkerConfig(WorkerConfig, frozen=True, forbid_unknown_fields=True
         num_threads: Inference threads; 0 leaves the choice to OpenVINO.
         precision: Arithmetic of the model; `auto` is the device's default.
         kv_cache_precision: Type of the KV cache; `auto` is the device's default.
+        dynamic_quantization_group_size: Inputs of compressed weights that are quantized to 8 bits by one scale while
+            the model runs; 0 computes with 16-bit inputs, None is the device's default.
         kv_cache_bytes: Memory of the KV cache, shared by all requests and the prefix cache.
         max_batched_tokens: Tokens per step; longer prompts are split over steps.
         max_sequences: Sequences that run at the same time.
@@ -38,6 +40,7 @@ class OpenVinoWorkerConfig(WorkerConfig, frozen=True, forbid_unknown_fields=True
     num_threads: NonNegative = 0
     precision: Precision = "auto"
     kv_cache_precision: KvCachePrecision = "auto"
+    dynamic_quantization_group_size: NonNegative | None = None
     kv_cache_bytes: Annotated[int, msgspec.Meta(ge=2**20)] = GIB
     max_batched_tokens: Positive = 2048
     max_sequences: Positive = 256

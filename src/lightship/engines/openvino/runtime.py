@@ -66,6 +66,8 @@ def device_properties(config: OpenVinoWorkerConfig) -> dict[str, str | int]:
         properties["KV_CACHE_PRECISION"] = config.kv_cache_precision
         if config.kv_cache_precision == "f32":  # attention in 16 bits does not read it: processors that prefer it fail
             properties.setdefault("INFERENCE_PRECISION_HINT", "f32")
+    if config.dynamic_quantization_group_size is not None:
+        properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = config.dynamic_quantization_group_size
     if config.num_threads > 0:
         properties["INFERENCE_NUM_THREADS"] = config.num_threads
     return properties

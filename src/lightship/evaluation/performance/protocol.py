@@ -78,6 +78,17 @@ QUICK = PerformanceProtocol(
     num_runs=3,
 )
 
+# Enough to tell apart what differs by a tenth or more; the engine is started once. For sorting many candidates.
+SCREENING = PerformanceProtocol(
+    label="screening",
+    num_prompt_tokens=64,
+    num_output_tokens=32,
+    concurrencies=(1, 8, 32),
+    duration_s=3.0,
+    time_cap_s=20.0,
+    max_requests=5000,
+)
+
 # For a machine of one's own and a decision that lasts: about a minute per variant and concurrency.
 THOROUGH = PerformanceProtocol(
     label="thorough",
@@ -89,7 +100,7 @@ THOROUGH = PerformanceProtocol(
     max_requests=50_000,
     num_runs=5,
 )
-PROTOCOLS = {protocol.label: protocol for protocol in (QUICK, THOROUGH)}
+PROTOCOLS = {protocol.label: protocol for protocol in (SCREENING, QUICK, THOROUGH)}
 
 
 @dataclass(frozen=True)

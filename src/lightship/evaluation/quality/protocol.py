@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 
 from lightship.artifacts.texts import Document, TextSet
 from lightship.errors import LightshipError, MeasurementError
-from lightship.evaluation.endpoint import MAX_TOP_LOGPROBS, CompletionEndpoint, EndpointTraits
+from lightship.evaluation.endpoint import MAX_TOP_LOGPROBS, EndpointTraits
 from lightship.evaluation.quality.divergence import DocumentDivergence, check_same_tokens, document_divergence
 from lightship.evaluation.quality.scoring import DocumentScore, DocumentScores, score_document
+from lightship.evaluation.scoring_endpoint import ScoringEndpoint
 from lightship.evaluation.statistics.bootstrap import Estimate, bootstrap_mean, bootstrap_ratio_of_sums
 from lightship.ports.measurements import Interval, Measurement, Metric, Target
 from lightship.ports.progress import Task
 
 MIN_WINDOW_TOKENS = 16
-_CONCURRENT_REQUESTS = 2  # keeps the engine busy while an answer is decoded; more would measure nothing else
 _PROCEDURES = {
     Metric.BITS_PER_BYTE: "bits-per-byte",
     Metric.PERPLEXITY: "perplexity",
@@ -111,7 +111,7 @@ class QualityResult:
 
 
 async def measure_quality(
-    candidate: CompletionEndpoint,
+    candidate: ScoringEndpoint,
     *,
     protocol: QualityProtocol,
     texts: TextSet,
@@ -124,7 +124,7 @@ async def measure_quality(
         MeasurementError: the endpoint cannot score prompts, a number is not finite, the window passes the context, or
             the reference was scored on other texts, in another window, or with another tokenizer.
         NetworkError: the endpoint cannot be reached or is too slow.
-    Concurrency: two requests at a time.
+    Concurrency: as many prompts at a time as the endpoint says are worth it.
     """
     chosen = texts.first(protocol.num_documents)
     if reference is not None:
@@ -217,7 +217,7 @@ def quality_measurements(
 
 
 async def _score_all(
-    candidate: CompletionEndpoint,
+    candidate: ScoringEndpoint,
     texts: TextSet,
     *,
     protocol: QualityProtocol,
@@ -228,14 +228,14 @@ async def _score_all(
     waiting = iter(texts.documents)
 
     async def score_in_turn() -> None:
-        for document in waiting:  # one iterator for both tasks: each document goes to whoever is free
+        for document in waiting:  # one iterator for all tasks: each document goes to whoever is free
             scored[document.document_id] = await _score(candidate, document, protocol=protocol, traits=traits)
             if task is not None:
                 task.advance(done=len(scored), total=len(texts.documents), note=document.document_id)
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(_CONCURRENT_REQUESTS):
+            for _ in range(candidate.concurrent_prompts):
                 group.create_task(score_in_turn())
     except ExceptionGroup as errors:
         raise _first_of_ours(errors) from errors
@@ -248,7 +248,7 @@ async def _score_all(
 
 
 async def _score(
-    candidate: CompletionEndpoint, document: Document, *, protocol: QualityProtocol, traits: EndpointTraits
+    candidate: ScoringEndpoint, document: Document, *, protocol: QualityProtocol, traits: EndpointTraits
 ) -> DocumentScore:
     return await score_document(
         candidate, document, traits=traits, window_tokens=protocol.window_tokens, top_k=protocol.top_k
@@ -256,7 +256,7 @@ async def _score(
 
 
 def _first_of_ours(errors: ExceptionGroup) -> Exception:
-    """The first error a user can act on; both tasks may fail of the same cause."""
+    """The first error a user can act on; several tasks may fail of the same cause."""
     ours = errors.subgroup(LightshipError)
     return (ours or errors).exceptions[0]
 

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from lightship.artifacts.texts import Document
 from lightship.errors import MeasurementError
 from lightship.evaluation.endpoint import (
-    CompletionEndpoint,
     EndpointTraits,
     PromptLogprobs,
     PromptTooLongError,
     covers_vocabulary,
 )
+from lightship.evaluation.scoring_endpoint import ScoringEndpoint
 
 # The first prefix tried: more characters than this per token of window is rare, and the answer stays bounded.
 _MAX_CHARS_PER_TOKEN = 8
@@ -90,7 +90,7 @@ def perplexity(sum_nats: float, num_tokens: int) -> float:
 
 
 async def score_document(
-    endpoint: CompletionEndpoint, document: Document, *, traits: EndpointTraits, window_tokens: int, top_k: int
+    endpoint: ScoringEndpoint, document: Document, *, traits: EndpointTraits, window_tokens: int, top_k: int
 ) -> DocumentScore:
     """The score of the document's longest fitting prefix; see the window rule above.
 
@@ -130,7 +130,7 @@ def score_of_reply(
 
 
 async def _fitting_prefix(
-    endpoint: CompletionEndpoint, document: Document, *, window_tokens: int, top_k: int
+    endpoint: ScoringEndpoint, document: Document, *, window_tokens: int, top_k: int
 ) -> tuple[str, PromptLogprobs]:
     """The whole text where it fits, else a long prefix found by bisection; the same for every server of a tokenizer."""
     text = document.scored_text
@@ -156,7 +156,7 @@ async def _fitting_prefix(
 
 
 async def _score_if_fitting(
-    endpoint: CompletionEndpoint, text: str, *, window_tokens: int, top_k: int
+    endpoint: ScoringEndpoint, text: str, *, window_tokens: int, top_k: int
 ) -> PromptLogprobs | None:
     try:
         reply = await endpoint.score_prompt(text, top_k=top_k)

@@ -1,0 +1,1 @@
+"""What compressing an OpenVINO network needs besides NNCF."""

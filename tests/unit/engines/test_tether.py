@@ -1,0 +1,84 @@
+"""A program that ignores its standard input ends with it all the same, and so do its helpers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lightship.engines.memory import group_members
+from lightship.engines.process import WorkerProcess, free_port
+from lightship.engines.tether import tethered
+
+# The child starts a helper that ignores SIGTERM, says its own process id, and does nothing.
+PROGRAM = """
+import signal, subprocess, sys, time
+helper = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
+child = subprocess.Popen([sys.executable, "-c", helper], stdout=subprocess.PIPE)
+child.stdout.readline()
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def start(program: str) -> subprocess.Popen[str]:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    command = tethered([sys.executable, "-c", program])
+    return subprocess.Popen(command, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload, no-any-return]
+
+
+def is_soon(is_true: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 10
+    while not is_true() and time.monotonic() < end:
+        os.sched_yield()
+    return is_true()
+
+
+@pytest.mark.parametrize("how", ["standard_input", "SIGTERM"])
+def test_tether_ended_parent_or_signal_ends_child_and_helpers(how: str) -> None:
+    with start(PROGRAM) as tether:
+        assert tether.stdout is not None
+        assert tether.stdin is not None
+        assert tether.stdout.readline() == "ready\n"
+        assert len(group_members(tether.pid)) == 3
+        if how == "SIGTERM":
+            tether.send_signal(signal.SIGTERM)
+        else:
+            tether.stdin.close()
+        assert tether.wait(10) == 128 + signal.SIGTERM
+        assert is_soon(lambda: group_members(tether.pid) == [])
+
+
+def test_tether_ends_with_the_childs_status() -> None:
+    with start("raise SystemExit(7)") as tether:
+        assert tether.wait(10) == 7
+
+
+def test_tethered_worker_is_stopped_by_its_owner(tmp_path: Path) -> None:
+    server = "import http.server, sys; http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), type('H', ("
+    server += "http.server.BaseHTTPRequestHandler,), {'do_GET': lambda s: (s.send_response(200), s.end_headers())}))"
+    server += ".serve_forever()"
+    port = free_port()
+    worker = WorkerProcess(
+        name="w",
+        command=tethered([sys.executable, "-c", server, str(port)]),
+        base_url=f"http://127.0.0.1:{port}",
+        ready_path="/health",
+        log_path=tmp_path / "w.log",
+    )
+
+    async def scenario() -> int | None:
+        await worker.start(startup_timeout_s=20.0)
+        await worker.stop(drain_timeout_s=10.0)
+        return worker.returncode
+
+    assert asyncio.run(scenario()) == 128 + signal.SIGTERM
+    assert worker.pid is not None
+    assert is_soon(lambda: group_members(worker.pid or 0) == [])
