@@ -1,6 +1,6 @@
 """Every technique on two small models, each made for real and measured on the engine that serves it; one table.
 
-    python benchmarks/compression_techniques.py [--only PRESET,...] [--model NAME] [--home FOLDER] [--write]
+    python benchmarks/compression_techniques.py [--only PRESET,...] [--model NAME] [--without-speed] [--write]
 
 `builtin:fairytales` is scored on the built-in held-out tales, `tinystories-656k` (`--data`, or LIGHTSHIP_TEST_DATA) on
 a part of the TinyStories sample that it is not calibrated on. Quality is relative to `fp16` on OpenVINO. Toolchains are
@@ -95,9 +95,11 @@ def subjects(data: Path, work: Path) -> list[Subject]:
 class Bench:
     """Makes and measures the variants of one model."""
 
-    def __init__(self, subject: Subject, around: Surroundings) -> None:
+    def __init__(self, subject: Subject, around: Surroundings, *, with_speed: bool) -> None:
         self._name = subject.name
-        fixed = ("measurement.protocol=screening", "slo.ttft_ms=500", "slo.tpot_ms=50")
+        self._with_speed = with_speed
+        # vLLM compiles for minutes otherwise, for each variant
+        fixed = ("measurement.protocol=screening", "slo.ttft_ms=500", "slo.tpot_ms=50", "engines.vllm.eager=true")
         self._model = MeasuredModel([*subject.overrides, *fixed], around)
 
     def row(self, preset: str, name: str, more: tuple[str, ...] = ()) -> Row:
@@ -105,7 +107,7 @@ class Bench:
         blank = Row(self._name, name, summary=SUMMARIES[preset] if name == preset else "")
         recipe = PRESETS[preset]
         try:
-            figures = self._model.figures(recipe, more=more)
+            figures = self._model.figures(recipe, more=more, with_speed=self._with_speed)
             variant, costs = self._model.variant(recipe), self._model.costs(recipe)
         except LightshipError as error:
             print(f"{self._name} {name}: {error}", file=sys.stderr)
@@ -139,9 +141,9 @@ Made by `python benchmarks/compression_techniques.py --write` on {date}: {machin
 Each variant was made by its preset (`lightship recipes show NAME`) and measured on the engine that serves it:
 bits/byte, KL divergence (nats per token, top 64 and tail) and agreement of the likeliest token against `fp16` on
 OpenVINO over held-out texts; output tokens per second of 1, 8 and 32 concurrent requests of 64 tokens in, 32 out (one
-run of three seconds each: differences below a tenth are noise); minutes and peak memory of the jobs that made it; peak
-memory of the worker that served it. The models are tiny, so libraries are most of the memory, and speeds say little of
-large models: see the 0.5B-shaped model in [evidence](evidence.md).
+run of three seconds each: differences below a tenth are noise; vLLM without compilation); minutes and peak memory of
+the jobs that made it; peak memory of the worker that served it. The models are tiny, so libraries are most of it,
+and speeds say little of large models: see the 0.5B-shaped model in [evidence](evidence.md).
 """
 
 
@@ -196,6 +198,9 @@ def main() -> int:
     parser.add_argument("--only", default="", help="presets, comma-separated")
     parser.add_argument("--model", choices=["fairytales", "tinystories"])
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
+    parser.add_argument(
+        "--without-speed", action="store_true", help="only quality, which a busy machine does not change"
+    )
     parser.add_argument("--write", action="store_true", help="replace docs/compression-techniques.md and .json")
     args = parser.parse_args()
     around = surroundings()
@@ -209,7 +214,7 @@ def main() -> int:
     for subject in subjects(args.data, around.home / "work" / "techniques"):
         if args.model not in {None, subject.name}:
             continue
-        bench = Bench(subject, around)
+        bench = Bench(subject, around, with_speed=not args.without_speed)
         jobs = [(name, name, ()) for name in PRESETS] + list(runtime)
         for preset, name, overrides in jobs:
             skipped = preset in NOT_HERE or (subject.name != "fairytales" and preset in ONLY_BUILTIN)

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from tests.toolchain.tiny_models import VOCAB_SIZE, do_job, prune_fields, run_python, write_texts, write_tokenizer
 
+from lightship.artifacts.sources.builtin import builtin_checkpoint
+from lightship.compression.calibration import builtin_calibration
 from lightship.compression.ir_template import SafetensorsFile
 from lightship.compression.toolchains import bootstrap
 from lightship.errors import ToolchainError
@@ -293,14 +295,32 @@ def test_distill_on_policy_without_an_accelerator_is_refused(train_python: Path,
         do_job(train_python, "distill", fields(models, tmp_path / "work", on_policy=True), tmp_path)
 
 
-def test_distill_on_policy_a_few_steps_on_a_cpu_move_the_student(
-    train_python: Path, models: Path, tmp_path: Path
+def test_distill_on_policy_a_few_steps_on_a_cpu_bring_the_builtin_model_nearer(
+    train_python: Path, tmp_path: Path
 ) -> None:
-    job = fields(models, tmp_path / "work", on_policy=True, allow_cpu=True, num_steps=4, evaluate_every_steps=2)
-    do_job(train_python, "distill", {**job, "learning_rate": 0.003, "divergence": "reverse_kl"}, tmp_path)
+    teacher = builtin_checkpoint("fairytales")
+    tales = [json.dumps({"text": document.text}) for document in builtin_calibration().documents]
+    (tmp_path / "texts.jsonl").write_text("\n".join(tales))
+    pruned = prune_fields(teacher, tmp_path / "texts.jsonl", blocks=[3, 4])
+    do_job(train_python, "prune", pruned, tmp_path / "prune")
+    job = fields(
+        tmp_path,
+        tmp_path / "work",
+        teacher=str(teacher),
+        student=str(tmp_path / "prune" / "out"),
+        vocab_size=4096,
+        on_policy=True,
+        allow_cpu=True,
+        num_steps=6,
+        evaluate_every_steps=3,
+        learning_rate=3e-4,
+    )
+    do_job(train_python, "distill", job, tmp_path)
     points = curve(tmp_path)
-    assert [point["step"] for point in points] == [0, 2, 4]
-    assert points[-1]["held_out_divergence"] < points[0]["held_out_divergence"]
+    assert [point["step"] for point in points] == [0, 3, 6]
+    divergences = [point["held_out_divergence"] for point in points]
+    assert divergences == sorted(divergences, reverse=True)
+    assert divergences[-1] < 0.97 * divergences[0]
 
 
 def test_distill_text_too_short_for_a_window_is_refused(train_python: Path, models: Path, tmp_path: Path) -> None:

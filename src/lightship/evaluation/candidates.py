@@ -80,7 +80,7 @@ class PairFigures:
 def collect_pairs(manifests: Iterable[Manifest], measurements: Iterable[Measurement]) -> tuple[PairFigures, ...]:
     """Every measured pair of the given variants, by name. Measurements of other variants are left out.
 
-    A pair is called `variant@engine`; where that names several, the device and settings are added.
+    A pair is called `variant@engine`; where that names several, what their targets differ in is added.
     """
     by_digest = {manifest.digest: manifest for manifest in manifests}
     figures: dict[tuple[str, bytes], dict[tuple[Metric, int], Measurement]] = {}
@@ -100,19 +100,31 @@ def _target_key(target: Target) -> bytes:
 
 
 def _with_names(pairs: Sequence[PairFigures]) -> list[PairFigures]:
-    names = [f"{pair.manifest.name}@{pair.target.engine}" for pair in pairs]
-    for details in (_target_words, _digest_words):
-        num_uses = Counter(names)
-        names = [
-            f"{name} ({details(pair)})" if num_uses[name] > 1 else name for name, pair in zip(names, pairs, strict=True)
-        ]
-    return [replace(pair, name=name) for pair, name in zip(pairs, names, strict=True)]
+    plain = [f"{pair.manifest.name}@{pair.target.engine}" for pair in pairs]
+    groups = {name: [pair.target for pair, own in zip(pairs, plain, strict=True) if own == name] for name in plain}
+    details = [
+        _differing_words(pair.target, groups[name]) if len(groups[name]) > 1 else ""
+        for pair, name in zip(pairs, plain, strict=True)
+    ]
+    num_uses = Counter(zip(plain, details, strict=True))
+    named = []
+    for pair, name, words in zip(pairs, plain, details, strict=True):
+        parts = [words, _digest_words(pair) if num_uses[name, words] > 1 else ""]
+        shown = ", ".join(part for part in parts if part)
+        named.append(replace(pair, name=f"{name} ({shown})" if shown else name))
+    return named
 
 
-def _target_words(pair: PairFigures) -> str:
-    target = pair.target
-    settings = [f"{key}={value}" for key, value in sorted(target.settings.items())]
-    return ", ".join([target.device, f"{target.num_threads} threads", *settings])
+def _differing_words(target: Target, others: Sequence[Target]) -> str:
+    """Device, threads and settings in which the targets differ; "" where there is one, or they differ in none."""
+    traits = [_traits(one) for one in others]
+    own = _traits(target)
+    return ", ".join(words for name, words in own.items() if any(one.get(name) != words for one in traits))
+
+
+def _traits(target: Target) -> dict[str, str]:
+    settings = {key: f"{key}={value}" for key, value in sorted(target.settings.items())}
+    return {"device": target.device, "threads": f"{target.num_threads} threads", **settings}
 
 
 def _digest_words(pair: PairFigures) -> str:
@@ -141,7 +153,8 @@ def build_candidates(
     ranked: list[tuple[PairFigures, Candidate]] = []
     unranked: list[Unranked] = []
     for pair in collect_pairs(manifests, measurements):
-        is_reference = pair.manifest.digest == reference_digest and reference_target in {None, pair.target}
+        is_there = reference_target is None or pair.target == reference_target
+        is_reference = pair.manifest.digest == reference_digest and is_there
         quality = pair.get(Metric.QUALITY_RECOVERY)
         if quality is not None and quality.reference_digest != reference_digest:
             quality = None

@@ -32,7 +32,8 @@ class OpenvinoEngineSpec(StrictModel):
     dynamic_quantization_group_size: InputGroupSize = Field(
         default=None,
         description="Inputs of compressed weights rounded to 8 bits by one scale while the model runs, like 32 or 128; "
-        "0 leaves them in 16 bits, `auto` is the engine's choice. Unit: elements.",
+        "0 leaves them in 16 bits, and so does the engine where the size divides neither inputs nor weight groups; "
+        "`auto` is the engine's choice. Unit: elements.",
     )
     kv_cache_size: KvCacheBytes = Field(
         default=2**30, description="Memory for the KV cache, like `512 MiB` or a number. Unit: bytes."

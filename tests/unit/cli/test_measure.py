@@ -95,7 +95,7 @@ class Bench:
                 if is_reference or metric.value not in {m for m, _ in OF_ALL_BUT_THE_REFERENCE}
                 else self.fp16.manifest.digest,
             )
-            for metric, concurrency, protocol in self.measurer.protocols.wanted(variant, self.fp16)
+            for metric, concurrency, protocol in self.measurer.protocols.wanted(is_reference=variant == self.fp16)
             if metric is not without
         ]
 
@@ -118,13 +118,13 @@ def kinds(wanted: Iterable[tuple[Metric, int, str]]) -> set[tuple[str, int]]:
 
 def test_wanted_reference_has_no_paired_figures_and_others_have(bench: Bench) -> None:
     wanted = bench.measurer.protocols.wanted
-    assert kinds(wanted(bench.fp16, bench.fp16)) == OF_EVERY_VARIANT
-    assert kinds(wanted(bench.int8, bench.fp16)) == OF_EVERY_VARIANT | OF_ALL_BUT_THE_REFERENCE
+    assert kinds(wanted(is_reference=True)) == OF_EVERY_VARIANT
+    assert kinds(wanted(is_reference=False)) == OF_EVERY_VARIANT | OF_ALL_BUT_THE_REFERENCE
 
 
 def test_wanted_goodput_names_the_slo_and_tokens_do_not(bench: Bench, around: Surroundings) -> None:
     def names(one: Bench, metric: Metric) -> set[str]:
-        return {name for found, _, name in one.measurer.protocols.wanted(one.int8, one.fp16) if found is metric}
+        return {name for found, _, name in one.measurer.protocols.wanted(is_reference=False) if found is metric}
 
     strict = make_bench(around, "slo.ttft_ms=100")
     assert names(strict, Metric.GOODPUT_REQUESTS_PER_S) != names(bench, Metric.GOODPUT_REQUESTS_PER_S)
@@ -169,7 +169,7 @@ def test_is_measured_reference_without_its_scores_is_measured_again(bench: Bench
     """The paired figures of other variants are made from these scores; the figures alone do not bring them back."""
     bench.store.append(bench.figures(bench.fp16))
     assert not bench.measurer.is_measured(bench.fp16)
-    path = bench.measurer._scores_path(bench.fp16)
+    path = bench.measurer._scores_path()
     assert path.parent == tmp_path / "scores"
     path.parent.mkdir()
     path.write_bytes(b"")

@@ -57,7 +57,9 @@ def test_explain_table_is_aligned_and_whole(capsys: pytest.CaptureFixture[str]) 
     header, *lines = capsys.readouterr().out.splitlines()
     assert header.split() == ["path", "value", "origin"]
     assert {line[header.index("origin") :] for line in lines} == {"default", "flag"}
-    assert f"{'quality.text':44}{long_text}  flag" in lines
+    column = header.index("value")
+    assert f"{'quality.text':{column}}{long_text}  flag" in lines
+    assert max(line.index("  ") for line in lines) + 2 == column  # the longest path, and two spaces
 
 
 def test_explain_named_file_that_is_missing_is_refused() -> None:

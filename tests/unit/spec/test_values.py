@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from lightship.spec.engines import OpenvinoEngineSpec
 from lightship.spec.values import (
     ListenAddress,
     RungName,
@@ -62,3 +64,16 @@ def test_refuse_repeats_names_the_repeated_value() -> None:
     refuse_repeats((1, 2, 3))
     with pytest.raises(ValueError, match="2 is listed twice"):
         refuse_repeats((1, 2, 3, 2))
+
+
+@pytest.mark.parametrize(("written", "read"), [("auto", None), (0, 0), (128, 128)])
+def test_input_group_size_written_is_read_and_written_again(written: str | int, read: int | None) -> None:
+    engine = OpenvinoEngineSpec.model_validate({"dynamic_quantization_group_size": written})
+    assert engine.dynamic_quantization_group_size == read
+    assert engine.model_dump()["dynamic_quantization_group_size"] == written
+
+
+@pytest.mark.parametrize("written", ["off", -1, 65_537, 1.5, True])
+def test_input_group_size_that_is_none_is_refused(written: object) -> None:
+    with pytest.raises(ValidationError):
+        OpenvinoEngineSpec.model_validate({"dynamic_quantization_group_size": written})

@@ -47,17 +47,18 @@ def assess_search(state: SearchState, workbench: Workbench, folder: Path) -> Fou
 
 
 def write_found_spec(path: Path, found: FoundVariants, workbench: Workbench) -> None:
-    """A spec whose variants are the rungs that were found; `up` measures them again, longer, and serves them.
+    """A spec whose variants are those that were kept; `up` measures them again, for longer, and serves the ladder.
 
-    Rungs with changed settings of an engine are left out: a spec has one section of settings for each engine.
+    A spec has one section of settings for each engine, so what was kept with changed settings stands in a comment.
 
     Raises: UsageError: the file is there already.
     Effects: writes the file.
     """
     if path.exists():
         raise UsageError("the file is there already", where=str(path), hint="Name another one, or remove it.")
-    plain = {one.recipe.name: one for one in (workbench.reference, *found.kept) if not one.settings}
+    plain = {one.recipe.name: one for one in (workbench.reference, *found.kept)}
     spec, engines = workbench.spec, {one.engine for one in plain.values()} - {"openvino"}
+    varied = "".join(f"# kept with other settings, too: {one.name}\n" for one in found.kept if one.settings)
     content = {
         "model": {"name": spec.model.name, "source": str(spec.model.source)},
         "slo": spec.slo.model_dump(mode="json"),
@@ -67,7 +68,7 @@ def write_found_spec(path: Path, found: FoundVariants, workbench: Workbench) -> 
         "engines": {name: {} for name in sorted(engines)},
         "measurement": {"target_concurrency": spec.measurement.target_concurrency},
     }
-    text = "# Written by `lightship optimize`: what it kept.\n" + yaml.safe_dump(
+    text = f"# Written by `lightship optimize`: what it kept.\n{varied}" + yaml.safe_dump(
         {name: value for name, value in content.items() if value}, sort_keys=False
     )
     path.parent.mkdir(parents=True, exist_ok=True)

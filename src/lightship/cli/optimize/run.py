@@ -69,7 +69,9 @@ def run_optimize(args: argparse.Namespace) -> int:
         around=around,
     )
     session = SearchSession(around.home, _identity(options, model, machine))
-    state = search(setup, workbench, session, Console(stderr=True, highlight=False), is_fresh=args.fresh)
+    state = search(
+        setup, workbench, session, Console(stderr=True, highlight=False, soft_wrap=True), is_fresh=args.fresh
+    )
     return _show(state, workbench, session, args)
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from lightship.compression.job_texts import read_job_texts, token_windows
 from lightship.compression.moe.carve import ROUTER_SPREAD, Split, chosen_experts, fit_router, split_channels
 from lightship.compression.moe.configs import carved_config, read_config
 from lightship.compression.moe.layouts import (
@@ -26,7 +25,8 @@ from lightship.compression.moe.layouts import (
 )
 from lightship.compression.moe.record import count_parameters, make_record, write_record
 from lightship.compression.moe.shards import CheckpointTensors, write_shards
-from lightship.compression.quantization.checkpoint_io import finish_checkpoint, load_tokenizer
+from lightship.compression.moe.windows import calibration_windows
+from lightship.compression.quantization.checkpoint_io import finish_checkpoint
 
 # sigmoid of the shared expert's gate, whose weights are zero: its down_proj is divided by it.
 _SHARED_GATE = 0.5
@@ -63,7 +63,14 @@ def main(job_path: Path) -> None:
     dense = read_config(checkpoint)
     carving = Carving(job["num_experts"], job["num_shared"], job["top_k"])
     check_carving(carving, intermediate_size=int(dense.intermediate_size))
-    inputs = _layer_inputs(checkpoint, _windows(job, dense))
+    windows = calibration_windows(
+        checkpoint,
+        Path(job["calibration"]),
+        num_windows=job["num_windows"],
+        window_tokens=job["window_tokens"],
+        context_length=int(dense.max_position_embeddings),
+    )
+    inputs = _layer_inputs(checkpoint, windows)
     errors: list[float] = []
     source = CheckpointTensors(checkpoint)
     total = write_shards(_carved_tensors(source, layout, carving, inputs, errors), output)
@@ -89,17 +96,6 @@ def main(job_path: Path) -> None:
         approximations=_approximations(carving),
     )
     write_record(output, record)
-
-
-def _windows(job: dict[str, Any], dense: Any) -> list[list[int]]:
-    tokenizer = load_tokenizer(Path(job["checkpoint"]))
-    window_tokens = min(int(job["window_tokens"]), int(dense.max_position_embeddings))
-    return token_windows(
-        read_job_texts(Path(job["calibration"])),
-        lambda text: list(tokenizer(text, add_special_tokens=True)["input_ids"]),
-        num_windows=int(job["num_windows"]),
-        window_tokens=window_tokens,
-    )
 
 
 def _layer_inputs(checkpoint: Path, windows: list[list[int]]) -> list[Any]:

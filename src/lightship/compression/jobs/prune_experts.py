@@ -21,12 +21,12 @@ from llmcompressor.modeling.moe.linearize import linearize_moe
 from llmcompressor.modifiers.pruning import REAPPruningModifier
 from transformers import AutoModelForCausalLM
 
-from lightship.compression.job_texts import read_job_texts, token_windows
 from lightship.compression.moe.layouts import active_experts, num_experts_to_keep
 from lightship.compression.moe.record import count_parameters, make_record, write_record
 from lightship.compression.moe.retained import keep_experts, layer_of, with_num_experts
 from lightship.compression.moe.shards import CheckpointTensors, write_shards
-from lightship.compression.quantization.checkpoint_io import finish_checkpoint, load_tokenizer, window_loader
+from lightship.compression.moe.windows import calibration_windows
+from lightship.compression.quantization.checkpoint_io import finish_checkpoint, window_loader
 
 
 def main(job_path: Path) -> None:
@@ -71,13 +71,19 @@ def _choose(job: dict[str, Any], *, present: int, kept: int) -> dict[int, list[i
     model = AutoModelForCausalLM.from_pretrained(
         checkpoint, dtype="auto", local_files_only=True, trust_remote_code=False
     ).eval()
-    windows = _windows(job, int(model.config.max_position_embeddings))
+    windows = calibration_windows(
+        checkpoint,
+        Path(job["calibration"]),
+        num_windows=job["num_windows"],
+        window_tokens=job["window_tokens"],
+        context_length=int(model.config.max_position_embeddings),
+    )
     # The modifier truncates experts * sparsity; half an expert more keeps the product from falling below the number.
     reap = REAPPruningModifier(sparsity=(present - kept + 0.5) / present, report_path=str(report_path))
     oneshot(
         model=linearize_moe(model),
         recipe=[reap],
-        dataset=window_loader(windows),
+        dataset=window_loader([torch.tensor([window]) for window in windows]),
         num_calibration_samples=len(windows),
         moe_calibrate_all_experts=False,
     )
@@ -87,17 +93,6 @@ def _choose(job: dict[str, Any], *, present: int, kept: int) -> dict[int, list[i
     if wrong or not retained:
         raise ValueError(f"{kept} experts were to stay in each layer; REAP chose otherwise in layers {wrong or 'all'}")
     return dict(sorted(retained.items()))
-
-
-def _windows(job: dict[str, Any], context_length: int) -> list[Any]:
-    tokenizer = load_tokenizer(Path(job["checkpoint"]))
-    windows = token_windows(
-        read_job_texts(Path(job["calibration"])),
-        lambda text: list(tokenizer(text, add_special_tokens=True)["input_ids"]),
-        num_windows=int(job["num_windows"]),
-        window_tokens=min(int(job["window_tokens"]), context_length),
-    )
-    return [torch.tensor([window]) for window in windows]
 
 
 def _counted(tensors: Any, experts: dict[str, int]) -> Any:

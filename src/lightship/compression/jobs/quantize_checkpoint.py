@@ -100,8 +100,9 @@ def _round_by_llm_compressor(job: QuantizeJob, model: Any, windows: Sequence[tor
         targets, record = _allocate(job, model, windows)
     modifiers = build_modifiers(targets, job.rounding)
     data = {"dataset": window_loader(windows), "num_calibration_samples": len(windows)} if windows else {}
-    # A part for each layer and one for what follows the last, once for each modifier.
-    with calibration_progress(len(modifiers) * (int(model.config.num_hidden_layers) + 1)):
+    # A part for each layer and one for what follows the last, for each modifier that looks at data; else all at once.
+    num_parts = int(model.config.num_hidden_layers) + 1
+    with calibration_progress(sum(num_parts if one.requires_calibration_data else 1 for one in modifiers)):
         oneshot(model=model, recipe=modifiers, **data)
     write_model(model, job.checkpoint, job.output, is_compressed=True)
     if record is not None:

@@ -1,8 +1,9 @@
 """Job `quantize_openvino`: an OpenVINO folder in, the same network compressed by NNCF out.
 
-`int8` weights have one scale and zero point per channel; `int4` weights have a scale per group, while embeddings and head
-stay int8. Both are weight-only: the arithmetic stays 16-bit. `int8-activations` also quantizes the inputs of matrix
-products, each by one scale for the whole tensor, so that products run on 8-bit instructions; attention stays as it is.
+`int8` weights have one scale and zero point per channel; `int4` weights have a scale per group, while embeddings and
+head stay int8. Both are weight-only: what the engine multiplies them with is its own choice. `int8-activations` also
+quantizes the inputs of matrix products, each by one scale for the whole tensor that is fixed by calibration, so that
+products run on 8-bit instructions; attention stays as it is.
 """
 
 from __future__ import annotations

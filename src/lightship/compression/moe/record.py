@@ -16,7 +16,7 @@ TRAINING_NEEDED: Mapping[str, Mapping[str, Any]] = {
         "sources": ["arXiv:2212.05055", "arXiv:2410.07524"],
     },
     "carve": {
-        "tokens": "none at 75 % of the channels active, some millions (distillation or LoRA) below",
+        "tokens": "none at 75 % of the channels active; at 25 % LoRA on 2,000 samples brings back 76 % of the accuracy",
         "why": "channels that are left out are missed; the router is fitted on calibration text alone",
         "sources": ["arXiv:2502.04416"],
     },

@@ -1,8 +1,9 @@
 """Undoes what SmoothQuant does to tables of rotary frequencies.
 
-NNCF 3.4 takes the product of positions and frequencies for a layer: it divides the positions by a scale and multiplies the
-frequencies with it, which are stored in 16 bits and so rounded once more. The error grows with the position: about 0.1
-radian at position 1,000 on a Llama. Nothing is gained by it, as this product is never quantized.
+NNCF 3.4 takes the product of positions and frequencies for a layer: it divides positions by a scale (100 on a Llama)
+and multiplies frequencies with it, which are stored in 16 bits and so rounded once more. What that loses grows with the
+position: up to 2^-11 of the angle, half a radian at position 1,000. Nothing is gained, as this product is never
+quantized.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def restore_tables(model: Any, original: Any) -> int:
         scale = next((factor for factor in factors if _SCALED in factor.get_friendly_name()), None)
         if scale is None:
             continue
-        copy = openvino.op.Constant(kept.get_element_type(), kept.get_shape(), kept.data.ravel())
+        copy = openvino.op.Constant(kept.data, shared_memory=False)
         copy.set_friendly_name(table.get_friendly_name())
         for user in list(table.output(0).get_target_inputs()):
             user.replace_source_output(copy.output(0))

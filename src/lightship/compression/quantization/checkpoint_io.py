@@ -13,6 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightship.compression.job_texts import read_job_texts, token_windows
 
+# Below, a second thread waits for the first more than it works, and on a busy machine most of the time goes there: a
+# job of 9 million parameters took 90 s with one thread and over 600 s with two where 20 processes shared two cores.
+_ONE_THREAD_BELOW_PARAMETERS = 50_000_000
 # Shorter windows show activations of beginnings of texts only, and a Hessian of fewer tokens says next to nothing.
 MIN_WINDOW_TOKENS = 64
 # What a model needs besides its weights; whatever a library leaves out is copied from the parent.
@@ -33,10 +36,16 @@ _ACCOMPANYING = (
 
 
 def load_model(folder: Path) -> Any:
-    """The checkpoint as a model in bfloat16, which is what vLLM computes in: scales are then fitted to what it runs."""
+    """The checkpoint as a model in bfloat16, which is what vLLM computes in: scales are then fitted to what it runs.
+
+    Raises: ValueError: a weight is NaN or infinite.
+    Effects: small models are computed by one thread from here on.
+    """
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.bfloat16, local_files_only=True, trust_remote_code=False
     )
+    if model.num_parameters() < _ONE_THREAD_BELOW_PARAMETERS:
+        torch.set_num_threads(1)
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise ValueError(f"{name} holds NaN or infinite values; the checkpoint is damaged or overflows bfloat16")

@@ -90,7 +90,7 @@ class DistillCheckpoint(Step[DistillOptions]):
             learning_rate = _ON_POLICY_RATE if options.on_policy else learning_rate
         kl_weight = options.kl_weight
         if kl_weight is None:
-            kl_weight = 0.6 if context.training is not None else 1.0
+            kl_weight = 0.6 if context.training is not None and not options.on_policy else 1.0
         num_steps = math.ceil(options.num_tokens / options.tokens_per_step)
         texts = context.training or context.calibration
         job: dict[str, Any] = {

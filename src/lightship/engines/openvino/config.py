@@ -28,7 +28,8 @@ class OpenVinoWorkerConfig(WorkerConfig, frozen=True, forbid_unknown_fields=True
         precision: Arithmetic of the model; `auto` is the device's default.
         kv_cache_precision: Type of the KV cache; `auto` is the device's default.
         dynamic_quantization_group_size: Inputs of compressed weights that are quantized to 8 bits by one scale while
-            the model runs; 0 computes with 16-bit inputs, None is the device's default.
+            the model runs; 0 computes with 16-bit inputs, None is the device's default. OpenVINO treats a size that
+            does not fit a matrix (its inputs, or the groups of its weights) like 0.
         kv_cache_bytes: Memory of the KV cache, shared by all requests and the prefix cache.
         max_batched_tokens: Tokens per step; longer prompts are split over steps.
         max_sequences: Sequences that run at the same time.

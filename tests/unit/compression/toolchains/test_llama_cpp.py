@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lightship.compression.toolchains.definitions import GGUF
+from lightship.compression.toolchains.environment import InstalledToolchain, ToolchainFolder
 from lightship.compression.toolchains.llama_cpp import (
     amx_flags,
     build_llama_cpp,
@@ -157,6 +158,25 @@ def test_build_interrupted_goes_on_and_leaves_programs_and_conversion_scripts(tm
     script(folder / "bin" / "cmake", "exit 1")
     build_llama_cpp("llama-cpp-python==9", folder, ("llama-server",), progress)  # nothing to do
     assert progress.titles == ["building llama.cpp"]
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        (None, "it is not there"),
+        ("kill -ILL $$", "exit code -4; was it compiled on a machine of another kind"),
+        ("true", "exit code 0"),
+    ],
+)
+def test_check_program_that_does_not_start_is_told(tmp_path: Path, program: str | None, reason: str) -> None:
+    python = script(tmp_path / "bin" / "python", "exit 0")
+    installed = InstalledToolchain(replace(GGUF, programs=("llama-server",)), python)
+    if program is not None:
+        script(tmp_path / "bin" / "llama-server", program)
+    with pytest.raises(ToolchainError, match=f"llama-server does not start: .*{reason}"):
+        ToolchainFolder(tmp_path).check(installed)
+    script(tmp_path / "bin" / "llama-server", "echo usage; exit 1")
+    ToolchainFolder(tmp_path).check(installed)
 
 
 def test_definition_gguf_pins_its_sources_and_they_change_the_folder() -> None:

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lightship.engines.openvino.adapter import OpenVinoAdapter
 from lightship.engines.openvino.config import OpenVinoWorkerConfig, encode_config, read_config
 from lightship.engines.openvino.frames import Add, Cancel, Command, FrameSplitter, encode_frame
 from lightship.engines.openvino.model_info import REQUIRED_FILES, read_model_info
 from lightship.engines.openvino.prompts import prompt_tokens
+from lightship.engines.openvino.runtime import device_properties, load_openvino
 from lightship.errors import CheckpointError, UsageError
 from lightship.wire.errors import ApiError
 
@@ -129,3 +131,28 @@ def test_prompt_tokens_unusable_prompt_is_refused(prompt: list[str | int | list[
     with pytest.raises(ApiError) as refusal:
         prompt_tokens(prompt, FakeTokenizer(), vocab_size=128, add_special_tokens=True)
     assert (refusal.value.status, refusal.value.param) == (400, "prompt")
+
+
+@pytest.mark.parametrize("group_size", [None, 0, 128])
+def test_device_properties_group_size_is_told_to_the_device_unless_left_to_it(group_size: int | None) -> None:
+    config = msgspec.structs.replace(CONFIG, dynamic_quantization_group_size=group_size)
+    expected = {} if group_size is None else {"DYNAMIC_QUANTIZATION_GROUP_SIZE": group_size}
+    assert device_properties(config) == expected
+
+
+@pytest.mark.local
+def test_target_names_the_group_size_only_where_it_is_set() -> None:
+    """Figures that were measured before it could be set have targets without it."""
+    set_to_off = msgspec.structs.replace(CONFIG, dynamic_quantization_group_size=0)
+    usual, off = OpenVinoAdapter().target(CONFIG).settings, OpenVinoAdapter().target(set_to_off).settings
+    assert "dynamic_quantization_group_size" not in usual
+    assert off == {**usual, "dynamic_quantization_group_size": 0}
+
+
+@pytest.mark.local
+@pytest.mark.parametrize("group_size", [0, 64])
+def test_device_properties_group_size_is_what_the_compiled_network_has(builtin_ir: Path, group_size: int) -> None:
+    config = msgspec.structs.replace(CONFIG, dynamic_quantization_group_size=group_size)
+    core = load_openvino().Core()
+    compiled = core.compile_model(builtin_ir / "openvino_model.xml", "CPU", device_properties(config))
+    assert compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == group_size
