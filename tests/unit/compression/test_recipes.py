@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from lightship.compression.recipes import PRESETS, choose_recipes, reference_recipe
+from lightship.compression.recipes import PRESETS, choose_recipes, read_recipe, reference_recipe, with_own_recipes
+from lightship.compression.steps.registry import formats_along
 from lightship.errors import SpecError
+from lightship.ports.variants import Recipe, RecipeStep, WeightFormat
 
 
 def test_choose_recipes_auto_without_student_starts_with_reference_and_has_no_distillation() -> None:
@@ -59,3 +61,28 @@ def test_choose_recipes_step_a_network_cannot_take_is_refused(name: str, types: 
 def test_choose_recipes_as_is_for_a_checkpoint_is_refused() -> None:
     with pytest.raises(SpecError, match="is for OpenVINO networks"):
         choose_recipes(("as-is",), has_student=False)
+
+
+def test_formats_along_step_after_a_draft_is_refused() -> None:
+    """Once it was accepted, and the step behind left the draft's model out of the variant."""
+    steps = (RecipeStep("draft", {"method": "ngram"}), RecipeStep("quantize", {"scheme": "w8a8"}))
+    with pytest.raises(SpecError, match=r"'draft' is followed by 'quantize'.*Put `draft` last"):
+        formats_along(Recipe("wrong", steps), WeightFormat.SAFETENSORS)
+    assert formats_along(Recipe("right", steps[::-1]), WeightFormat.SAFETENSORS)[-1] is WeightFormat.SAFETENSORS
+
+
+def test_own_recipe_with_a_presets_name_is_refused_and_others_stand_beside_the_presets() -> None:
+    with pytest.raises(SpecError, match="'int8' is a preset's name"):
+        with_own_recipes({"int8": [{"convert": {}}]})
+    known = with_own_recipes({"mine": [{"convert": {"weight_format": "fp32"}}, {"quantize": {"scheme": "int8"}}]})
+    assert known["mine"].steps == (
+        RecipeStep("convert", {"weight_format": "fp32"}),
+        RecipeStep("quantize", {"scheme": "int8"}),
+    )
+    assert known.keys() > PRESETS.keys()
+
+
+@pytest.mark.parametrize("steps", [[], "convert", [{"convert": 1}], [{"convert": {}, "quantize": {}}], [7]])
+def test_read_recipe_that_is_no_list_of_steps_is_refused(steps: object) -> None:
+    with pytest.raises(SpecError, match=r"recipe 'mine'.*kind: \{option: value\}"):
+        read_recipe("mine", steps)

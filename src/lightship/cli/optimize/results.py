@@ -46,6 +46,12 @@ def assess_search(state: SearchState, workbench: Workbench, folder: Path) -> Fou
     return FoundVariants(built, assessment, write_report(assessment, folder), tuple(by_name[name] for name in now.kept))
 
 
+def check_new_file(path: Path | None) -> None:
+    """Raises: UsageError: there is a file at `path`, which would be overwritten."""
+    if path is not None and path.exists():
+        raise UsageError("the file is there already", where=str(path), hint="Name another one, or remove it.")
+
+
 def write_found_spec(path: Path, found: FoundVariants, workbench: Workbench) -> None:
     """A spec whose variants are those that were kept; `up` measures them again, for longer, and serves the ladder.
 
@@ -54,8 +60,7 @@ def write_found_spec(path: Path, found: FoundVariants, workbench: Workbench) -> 
     Raises: UsageError: the file is there already.
     Effects: writes the file.
     """
-    if path.exists():
-        raise UsageError("the file is there already", where=str(path), hint="Name another one, or remove it.")
+    check_new_file(path)
     plain = {one.recipe.name: one for one in (workbench.reference, *found.kept)}
     spec, engines = workbench.spec, {one.engine for one in plain.values()} - {"openvino"}
     varied = "".join(f"# kept with other settings, too: {one.name}\n" for one in found.kept if one.settings)
@@ -66,7 +71,10 @@ def write_found_spec(path: Path, found: FoundVariants, workbench: Workbench) -> 
         "variants": list(plain),
         "recipes": {name: _steps(one.recipe) for name, one in plain.items() if name not in PRESETS},
         "engines": {name: {} for name in sorted(engines)},
-        "measurement": {"target_concurrency": spec.measurement.target_concurrency},
+        "measurement": {
+            "concurrencies": list(spec.measurement.concurrencies),
+            "target_concurrency": spec.measurement.target_concurrency,
+        },
     }
     text = f"# Written by `lightship optimize`: what it kept.\n{varied}" + yaml.safe_dump(
         {name: value for name, value in content.items() if value}, sort_keys=False

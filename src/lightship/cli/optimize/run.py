@@ -17,7 +17,7 @@ from lightship.cli.ladder_table import print_ladder
 from lightship.cli.optimize.arguments import SearchOptions, search_options
 from lightship.cli.optimize.costs import CostModel
 from lightship.cli.optimize.measuring import Workbench
-from lightship.cli.optimize.results import assess_search, write_found_spec
+from lightship.cli.optimize.results import assess_search, check_new_file, write_found_spec
 from lightship.cli.optimize.session import SearchSession
 from lightship.cli.prepare import ResolvedModel, Surroundings, build_context, resolve_model, surroundings
 from lightship.compression.build import BuildContext
@@ -53,6 +53,7 @@ def run_optimize(args: argparse.Namespace) -> int:
     """`lightship optimize` with parsed arguments; the exit code: 0 with something kept, 1 without."""
     configure_logging(component="optimize", level="WARNING")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    check_new_file(args.write_spec)  # told now, not after an hour
     options, around, machine = search_options(args), surroundings(), this_machine()
     model = resolve_model(options.spec, around)
     context = build_context(options.spec, model, around)
@@ -203,7 +204,7 @@ def _show(state: SearchState, workbench: Workbench, session: SearchSession, args
             out.print(f"\nreport with the frontier: {found.report_path}", markup=False)
         if args.write_spec is not None:
             write_found_spec(args.write_spec, found, workbench)
-            out.print(f"spec: {args.write_spec}", markup=False)
+            Console(stderr=True, highlight=False, soft_wrap=True).print(f"spec: {args.write_spec}", markup=False)
     if not args.json:
         out.print(f"record: {markdown}\n", markup=False)
         out.print(now.actions[0].reason, markup=False)

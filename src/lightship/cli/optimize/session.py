@@ -44,9 +44,11 @@ class SearchSession:
         self._journal_path.unlink(missing_ok=True)
 
     def keep(self, outcome: Outcome) -> None:
-        """Effects: appends one line."""
+        """Effects: appends one line, in place of what a kill left of one."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._journal_path.open("ab") as journal:
+        with self._journal_path.open("a+b") as journal:
+            journal.seek(0)
+            journal.truncate(journal.read().rfind(b"\n") + 1)
             journal.write(dump_outcome(outcome) + b"\n")
 
     def write_record(self, state: SearchState) -> tuple[Path, Path]:

@@ -57,10 +57,17 @@ def find_step(kind: str, parent_format: WeightFormat) -> Step[Any]:
 def formats_along(recipe: Recipe, source: WeightFormat) -> tuple[WeightFormat, ...]:
     """Format before the first step and after each one; all options are checked on the way.
 
-    Raises: SpecError: a step or an option that does not exist here.
+    Raises: SpecError: a step or an option that does not exist here, or one after a draft, which a change of the model
+        would no longer fit.
     """
     formats = [source]
-    for one in recipe.steps:
+    for count, one in enumerate(recipe.steps, start=1):
+        if one.kind == "draft" and count < len(recipe.steps):
+            raise SpecError(
+                f"step 'draft' is followed by {recipe.steps[count].kind!r}, which would leave it behind",
+                where="recipe",
+                hint="Put `draft` last.",
+            )
         step = find_step(one.kind, formats[-1])
         formats.append(step.result_format(step.options(one)))
     return tuple(formats)

@@ -56,7 +56,7 @@ class Toolchain:
         Raises: KeyError: none is.
         """
         built_from = (self.built_from,) if self.built_from else ()
-        pins = dict(requirement.split("==") for requirement in (*self.requirements, *built_from))
+        pins: dict[str, str] = dict(one.split("==") for one in (*self.requirements, *built_from))
         return pins[package]
 
 

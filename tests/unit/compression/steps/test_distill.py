@@ -42,9 +42,9 @@ def checkpoint(folder: Path, *, tokens: Any = None, **config: Any) -> Checkpoint
 def plan(teacher: Checkpoint, student: Checkpoint, options: Mapping[str, Any], *, has_text: bool = True) -> JobPlan:
     texts = TextFile(Path("training.jsonl"), "sha256:2")
     context = StepContext(teacher, {}, TextFile(Path("calibration.jsonl"), "sha256:1"), texts if has_text else None)
-    made = STEP.plan(STEP.options(RecipeStep("distill", options)), student, context)
+    made = STEP.plan(STEP.options(RecipeStep("distill", dict(options))), student, context)
     assert isinstance(made, JobPlan)
-    assert STEP.inputs(STEP.options(RecipeStep("distill", options)), context) == (
+    assert STEP.inputs(STEP.options(RecipeStep("distill", dict(options))), context) == (
         {"training": "sha256:2"} if has_text else {"calibration": "sha256:1"}
     )
     return made

@@ -25,7 +25,7 @@ EIGHT_BLOCKS = {
 def plan(make_checkpoint: Any, options: Mapping[str, Any], **config: Any) -> JobPlan:
     checkpoint = make_checkpoint(**{**EIGHT_BLOCKS, **config})
     texts = TextFile(checkpoint.folder.parent / "texts.jsonl", "sha256:1")
-    made = STEP.plan(STEP.options(RecipeStep("prune", options)), checkpoint, StepContext(checkpoint, {}, texts))
+    made = STEP.plan(STEP.options(RecipeStep("prune", dict(options))), checkpoint, StepContext(checkpoint, {}, texts))
     assert isinstance(made, JobPlan)
     return made
 
@@ -85,7 +85,7 @@ def test_plan_what_cannot_be_is_refused_with_the_way_out(
 @pytest.mark.parametrize("options", [{"depth_fraction": 1.0}, {"depth_fraction": 0.0}, {"depth": 0.5}])
 def test_options_out_of_range_or_unknown_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(SpecError):
-        STEP.options(RecipeStep("prune", options))
+        STEP.options(RecipeStep("prune", dict(options)))
 
 
 def test_inputs_name_the_calibration_texts(make_checkpoint: Any) -> None:
