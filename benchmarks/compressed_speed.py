@@ -26,8 +26,10 @@ from lightship.errors import LightshipError
 from lightship.ports.measurements import Metric
 from lightship.ports.variants import Recipe, RecipeStep
 from measured_variants import MeasuredModel
+from random_model import SHAPE
 
 SPEEDUP, RECOVERY, USERS = 1.4, 0.97, 32
+NUM_LAYERS: int = SHAPE["num_hidden_layers"]
 UNCOMPRESSED = {"openvino": "fp16", "vllm": "bf16"}
 DEFAULT_RECIPES = "int8-activations,half-depth,w8a8"
 # Loose enough for the uncompressed model: what is compared is how much more the other one carries.
@@ -45,12 +47,17 @@ def random_model(work: Path) -> Path:
 
 
 def shape_of(recipe: Recipe) -> Recipe:
-    """The recipe without what random weights cannot be used for: training, and calibrated algorithms."""
+    """The recipe without what random weights cannot be used for: training, and all but a little calibration."""
     steps: list[RecipeStep] = []
     for step in recipe.steps:
+        options = {name: value for name, value in step.options.items() if name not in {"algorithm", "observer"}}
         if step.kind == "distill":
             continue
-        options = {name: value for name, value in step.options.items() if name not in {"algorithm", "observer"}}
+        if "depth_fraction" in options:  # which blocks go plays no part for speed, and scoring them takes long
+            num_kept = round(NUM_LAYERS * float(options.pop("depth_fraction")))
+            options["drop"] = ",".join(str(block) for block in range(num_kept, NUM_LAYERS))
+        if options.get("scheme") == "int8-activations":
+            options |= {"num_samples": 4, "sequence_tokens": 64}
         steps.append(replace(step, options=options))
     return Recipe(f"{recipe.name}-shape", tuple(steps))
 
