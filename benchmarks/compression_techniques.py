@@ -81,7 +81,9 @@ def story_files(data: Path, work: Path) -> tuple[Path, Path]:
 
 def subjects(data: Path, work: Path) -> list[Subject]:
     """The two models; the second only where its files are."""
-    found = [Subject("fairytales", ("model.source=builtin:fairytales",))]
+    corpus = data / "corpus" / "fairytales-train.jsonl.gz"
+    trained = (f"compression.training_text={corpus}",) if corpus.exists() else ()
+    found = [Subject("fairytales", ("model.source=builtin:fairytales", *trained))]
     folder = data / "models" / "tinystories-656k"
     if folder.is_dir():
         scored, calibration = story_files(data, work)

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from lightship.compression.moe.clustering import balanced_clusters
 from lightship.compression.moe.layouts import Carving
 
-# Part of the inputs' mean square that is added to the diagonal; 0.001 to 0.1 gave the same bits/byte within 0.003 on the
-# built-in model.
+# Part of the inputs' mean square that is added to the diagonal; 0.001 to 0.1 gave the same bits/byte within 0.003 on
+# the built-in model.
 _RIDGE = 1e-2
 # Standard deviation of the router's logits around their mean for a token. Chosen experts' weights then differ by about
-# this share: near enough to the plain sum that the dense network is. On the built-in model 0.1 was best with 75 % of the
-# channels active (1.5244 bits/byte; 0.2: 1.5249, almost equal weights: 1.5256), 0.2 with 50 % (1.5885; equal: 1.5919).
+# this share: near enough to the plain sum that the dense network is. On the built-in model 0.1 was best with 75 % of
+# the channels active (1.5244 bits/byte; 0.2: 1.5249, almost equal weights: 1.5256), 0.2 with 50 % (1.5885; 1.5919).
 ROUTER_SPREAD = 0.2
 
 
