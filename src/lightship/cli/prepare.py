@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from lightship.artifacts.store import ArtifactStore
 from lightship.cli.compression_texts import calibration_file, training_file
 from lightship.cli.progress import progress_for_stderr
 from lightship.compression.build import BuildContext, build_variant
+from lightship.compression.feasibility.support_table import ENGINE_OF_FORMAT
 from lightship.compression.recipes import choose_recipes, reference_recipe, with_own_recipes
+from lightship.compression.steps.registry import formats_along
 from lightship.compression.toolchains.environment import ToolchainFolder
 from lightship.errors import SpecError
 from lightship.ports.clock import Clock, SystemClock
@@ -103,6 +106,7 @@ def build_variants(spec: Spec, model: ResolvedModel, around: Surroundings) -> Bu
         network_types=network_types,
         known=with_own_recipes(spec.recipes),
     )
+    _check_engines(spec, recipes, model.checkpoint.weight_format)
     reference = _reference(spec, recipes)
     context = build_context(spec, model, around)
     built = {r.name: build_variant(r, model.checkpoint, context, model_name=spec.model.name) for r in recipes}
@@ -126,6 +130,18 @@ def build_context(spec: Spec, model: ResolvedModel, around: Surroundings) -> Bui
         training=training_file(spec, around.home),
         progress=around.progress,
     )
+
+
+def _check_engines(spec: Spec, recipes: Sequence[Recipe], source: WeightFormat) -> None:
+    """Raises: SpecError: a recipe is for an engine that the spec leaves out; told before anything is made."""
+    for recipe in recipes:
+        engine = ENGINE_OF_FORMAT[formats_along(recipe, source)[-1]]
+        if engine not in spec.engines.enabled:
+            raise SpecError(
+                f"recipe {recipe.name!r} is served by {engine}, which is not among the engines",
+                where="variants",
+                hint=f"Add `{engine}: {{}}` to `engines`, or take a recipe for another one (`lightship recipes ls`).",
+            )
 
 
 def _reference(spec: Spec, recipes: tuple[Recipe, ...]) -> Recipe:

@@ -132,3 +132,13 @@ def test_build_variants_builtin_needs_no_toolchain_and_keeps_the_order_of_the_sp
     assert not (around.home / "toolchains").exists()
     by_name = spec("variants=[quarter-depth, fp16]", "quality.reference=quarter-depth")
     assert build_variants(by_name, model, around).reference == built.variants[0]
+
+
+def test_build_variants_recipe_for_an_engine_that_is_left_out_is_refused_before_anything_is_made(
+    around: Surroundings,
+) -> None:
+    """Once the engine was installed and started all the same."""
+    wanted = spec("model.source=builtin:fairytales", "variants=[fp16, w8a8-rtn]")
+    with pytest.raises(SpecError, match=r"'w8a8-rtn' is served by vllm.*Add `vllm: \{\}` to `engines`"):
+        build_variants(wanted, resolve_model(wanted, around), around)
+    assert around.store.ls() == []
