@@ -15,7 +15,7 @@ test: $(VENV)/.dev-ready  ## set up, then run every test that needs no toolchain
 test-fast: $(VENV)/.dev-ready  ## the tests that start no engine and are quick by nature (under a minute)
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not local and not toolchain and not slow"
 
-test-toolchains: $(VENV)/.dev-ready  ## the tests with llm-compressor, vLLM, llama.cpp ... (6 GB are installed first)
+test-toolchains: $(VENV)/.dev-ready  ## the tests with llm-compressor, vLLM, llama.cpp ... (8 GB are installed first)
 	$(BIN)/python -m pytest -m toolchain tests/toolchain
 
 fuzz: $(VENV)/.dev-ready  ## only the tests that mistreat the gateway: hostile clients and engines, the API fuzzed
