@@ -13,7 +13,8 @@ from typing import Any
 from lightship.errors import SpecError
 
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
-# Of these the experts are stored one by one beside a router without biases, and REAP was seen to work.
+# Of these the experts are stored one by one beside a router without biases. REAP was seen to work on Mixtral and
+# Qwen2Moe; Qwen3Moe has the same layout and was not run.
 PRUNABLE = ("MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM")
 _EXPERT_COUNT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _TOP_K_KEYS = ("num_experts_per_tok", "moe_top_k", "top_k")
