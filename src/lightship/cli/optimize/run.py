@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Mapping
 
 from rich.console import Console
 
@@ -24,7 +23,7 @@ from lightship.compression.build import BuildContext
 from lightship.compression.machine_speed import measure_machine_speed
 from lightship.compression.recipes import REFERENCE_RECIPE, with_own_recipes
 from lightship.compression.roofline import Load
-from lightship.compression.search.candidates import EngineOffer, Premises, propose_candidates
+from lightship.compression.search.candidates import VARIATIONS, EngineOffer, Premises, propose_candidates
 from lightship.compression.search.records import ActionKind, Candidate, Fate, Rules, SearchSetup, SearchState, Stage
 from lightship.compression.search.search import Standing, advance, record, standing, start
 from lightship.errors import SpecError, UsageError
@@ -33,14 +32,6 @@ from lightship.observability.logs import configure_logging
 from lightship.ports.variants import Recipe, WeightFormat
 from lightship.units import format_duration
 
-# Changes of an engine's settings that are candidates of their own, as the spec names them. Each is tried for what did
-# well without it: an 8-bit KV cache halves what long contexts read; flash attention cost llama.cpp's Q8_0 half its
-# speed in a crowd on AMX, and won with Q4_0 alone.
-_VARIATIONS: Mapping[str, tuple[Mapping[str, str | int | float | bool], ...]] = {
-    "openvino": ({"kv_cache_precision": "u8"},),
-    "vllm": ({"kv_cache_precision": "fp8"},),
-    "llamacpp": ({"flash_attention": True},),
-}
 _WORDS = {
     ActionKind.BUILD: "building",
     ActionKind.MEASURE_QUALITY: "quality of",
@@ -93,7 +84,7 @@ def search_setup(
         config=read_json_object(checkpoint.folder / "config.json"),
         machine=machine,
         engines={
-            name: EngineOffer(variations=_VARIATIONS[name]) for name in options.engines if name in spec.engines.enabled
+            name: EngineOffer(variations=VARIATIONS[name]) for name in options.engines if name in spec.engines.enabled
         },
         estimate_costs=costs.estimate,
         students=frozenset(model.students),

@@ -30,11 +30,11 @@ from lightship.ports.variants import Recipe, RecipeStep, WeightFormat
 
 Settings = Mapping[str, SettingValue]
 
-# Settings that change speed, memory or quality enough to be candidates of their own, by engine. Each is tried for what
-# did well without it. An 8-bit KV cache halves what long contexts read; flash attention cost llama.cpp's Q8_0 nearly
-# half its speed at 32 requests on AMX and won with Q4_0 alone; larger batches feed prompts faster and delay tokens.
+# Settings that change speed, memory or quality enough to be candidates of their own, by engine, as the spec names them.
+# Each is tried for what did well without it. An 8-bit KV cache halves what long contexts read; flash attention cost
+# llama.cpp's Q8_0 nearly half its speed at 32 requests on AMX and won with Q4_0 alone.
 VARIATIONS: Mapping[str, tuple[Settings, ...]] = {
-    "openvino": ({"kv_cache_precision": "u8"}, {"max_batched_tokens": 1024}),
+    "openvino": ({"kv_cache_precision": "u8"},),
     "vllm": ({"kv_cache_precision": "fp8"},),
     "llamacpp": ({"flash_attention": True},),
 }

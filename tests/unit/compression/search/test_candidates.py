@@ -37,7 +37,6 @@ def test_proposals_are_recipes_on_their_engine_and_then_its_variations() -> None
     assert set(found) == {
         "fp16@openvino",
         "fp16@openvino (kv_cache_precision=u8)",
-        "fp16@openvino (max_batched_tokens=1024)",
         "w8a8-rtn@vllm",
         "w8a8-rtn@vllm (kv_cache_precision=fp8)",
     }
