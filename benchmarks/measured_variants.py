@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from lightship.artifacts.home import measurement_path
 from lightship.artifacts.machine import this_machine
 from lightship.artifacts.measurements import MeasurementStore
+from lightship.cli.feasible import check_recipes
 from lightship.cli.measure import Measurer
 from lightship.cli.prepare import BuiltVariants, Surroundings, build_context, resolve_model
 from lightship.cli.worker_setup import worker_setup
@@ -58,7 +59,11 @@ class MeasuredModel:
     def figures(
         self, recipe: Recipe, *, more: Iterable[str] = (), with_quality: bool = True, with_speed: bool = True
     ) -> Figures:
-        """Everything that is known of the recipe's variant after what is missing was measured."""
+        """Everything that is known of the recipe's variant after what is missing was measured.
+
+        Raises: SpecError: it cannot be served here. LightshipError: of whatever step failed.
+        """
+        check_recipes(self.spec(more), [recipe], self._model.checkpoint, self._machine)  # before anything is made
         reference, variant = self.variant(REFERENCE), self.variant(recipe)
         built = BuiltVariants(tuple({v.manifest.digest: v for v in (reference, variant)}.values()), reference)
         target = self.target(REFERENCE)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import Console
 
 from lightship.artifacts.checkpoint import Checkpoint, inspect_checkpoint
 from lightship.artifacts.digest import DigestCache
 from lightship.artifacts.home import artifact_root, data_home, digest_cache_path, hub_cache
+from lightship.artifacts.machine import this_machine
 from lightship.artifacts.sources.builtin import builtin_checkpoint, builtin_students
 from lightship.artifacts.sources.hub import fetch_hub
 from lightship.artifacts.store import ArtifactStore
 from lightship.cli.compression_texts import calibration_file, training_file
+from lightship.cli.feasible import check_recipes
 from lightship.cli.progress import progress_for_stderr
 from lightship.compression.build import BuildContext, build_variant
-from lightship.compression.feasibility.support_table import ENGINE_OF_FORMAT
 from lightship.compression.recipes import choose_recipes, reference_recipe, with_own_recipes
-from lightship.compression.steps.registry import formats_along
 from lightship.compression.toolchains.environment import ToolchainFolder
 from lightship.errors import SpecError
 from lightship.ports.clock import Clock, SystemClock
@@ -26,6 +27,8 @@ from lightship.ports.progress import Progress
 from lightship.ports.variants import Recipe, Variant, WeightFormat
 from lightship.spec.document import Spec
 from lightship.spec.source import BuiltinSource, FolderSource, HubSource
+
+_CONSOLE_STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ def resolve_model(spec: Spec, around: Surroundings) -> ResolvedModel:
 def build_variants(spec: Spec, model: ResolvedModel, around: Surroundings) -> BuiltVariants:
     """Every variant the spec asks for, built or found.
 
-    Raises: SpecError: an unknown recipe, or a reference that is not among the variants. ToolchainError, ArtifactError.
+    Raises: SpecError: an unknown recipe, one that cannot be served here, or a reference that is not among the variants.
+        ToolchainError, ArtifactError.
     Effects: may install a toolchain and run jobs for minutes.
     """
     is_network = model.checkpoint.weight_format is WeightFormat.OPENVINO_IR
@@ -106,7 +110,8 @@ def build_variants(spec: Spec, model: ResolvedModel, around: Surroundings) -> Bu
         network_types=network_types,
         known=with_own_recipes(spec.recipes),
     )
-    _check_engines(spec, recipes, model.checkpoint.weight_format)
+    for note in check_recipes(spec, recipes, model.checkpoint, this_machine()):
+        _CONSOLE_STDERR.print(note, style="dim", markup=False)
     reference = _reference(spec, recipes)
     context = build_context(spec, model, around)
     built = {r.name: build_variant(r, model.checkpoint, context, model_name=spec.model.name) for r in recipes}
@@ -130,18 +135,6 @@ def build_context(spec: Spec, model: ResolvedModel, around: Surroundings) -> Bui
         training=training_file(spec, around.home),
         progress=around.progress,
     )
-
-
-def _check_engines(spec: Spec, recipes: Sequence[Recipe], source: WeightFormat) -> None:
-    """Raises: SpecError: a recipe is for an engine that the spec leaves out; told before anything is made."""
-    for recipe in recipes:
-        engine = ENGINE_OF_FORMAT[formats_along(recipe, source)[-1]]
-        if engine not in spec.engines.enabled:
-            raise SpecError(
-                f"recipe {recipe.name!r} is served by {engine}, which is not among the engines",
-                where="variants",
-                hint=f"Add `{engine}: {{}}` to `engines`, or take a recipe for another one (`lightship recipes ls`).",
-            )
 
 
 def _reference(spec: Spec, recipes: tuple[Recipe, ...]) -> Recipe:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from lightship.artifacts.machine import Machine
+from lightship.cli.feasible import check_recipes
 from lightship.cli.prepare import Surroundings, build_variants, resolve_model
+from lightship.compression.recipes import PRESETS
 from lightship.errors import CheckpointError, SpecError, UnsafeCheckpointError, UnsupportedModelError
 from lightship.ports.clock import SystemClock
 from lightship.ports.variants import WeightFormat
@@ -142,3 +145,33 @@ def test_build_variants_recipe_for_an_engine_that_is_left_out_is_refused_before_
     with pytest.raises(SpecError, match=r"'w8a8-rtn' is served by vllm.*Add `vllm: \{\}` to `engines`"):
         build_variants(wanted, resolve_model(wanted, around), around)
     assert around.store.ls() == []
+
+
+def test_build_variants_recipe_that_this_machine_cannot_serve_is_refused_before_anything_is_made(
+    around: Surroundings, tmp_path: Path
+) -> None:
+    """Once its toolchain was installed and vLLM started, which then ended with a traceback in its log."""
+    folder = write_checkpoint(tmp_path / "mine")  # two heads in a hidden size of 8
+    wanted = spec(f"model.source={folder}", "engines.vllm={device: cpu}", "variants=[bf16]")
+    with pytest.raises(SpecError, match=r"'bf16' cannot be served here: .* heads of 4 .*OpenVINO or llama\.cpp"):
+        build_variants(wanted, resolve_model(wanted, around), around)
+    assert around.store.ls() == []
+    assert not (around.home / "toolchains").exists()
+
+
+def test_build_variants_quantized_source_on_an_engine_that_cannot_read_it_is_refused(
+    around: Surroundings, tmp_path: Path
+) -> None:
+    quantization = {"quant_method": "gptq", "bits": 4, "group_size": 8, "desc_act": False}
+    folder = write_checkpoint(tmp_path / "mine", quantization_config=quantization)
+    wanted = spec(f"model.source={folder}", "variants=[fp16]")
+    with pytest.raises(SpecError, match=r"conversions of unquantized checkpoints.*\(gptq\).*with vLLM"):
+        build_variants(wanted, resolve_model(wanted, around), around)
+    assert around.store.ls() == []
+
+
+def test_check_recipes_research_is_let_through_with_what_it_does_not_buy(around: Surroundings) -> None:
+    wanted = spec("engines.vllm={device: cpu}", "variants=[sparse-2of4]")
+    checkpoint = resolve_model(wanted, around).checkpoint
+    notes = check_recipes(wanted, [PRESETS["sparse-2of4"]], checkpoint, Machine("Xeon", "x86_64", ("avx2",), 2, 8))
+    assert any(note.startswith("sparse-2of4: research only: ") and "neither bytes nor speed" in note for note in notes)

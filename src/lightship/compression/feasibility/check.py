@@ -34,7 +34,6 @@ from lightship.compression.recipes import PRESETS
 from lightship.compression.steps.registry import find_step
 from lightship.errors import SpecError
 from lightship.ports.variants import Recipe, WeightFormat
-from lightship.units import format_bytes
 
 # vLLM's CPU kernel for 4-bit weights works on blocks of 32 rows and columns. Source: vllm 0.32,
 # kernels/linear/mixed_precision/cpu.py.
@@ -283,39 +282,3 @@ def check_widths(demand: Demand, shape: ModelShape, engine: str, around: Surroun
 
 def _enumerate(numbers: list[int]) -> str:
     return " and ".join(map(str, numbers[:3]))
-
-
-def check_same_vocabulary(*, role: str, vocab_size: int, other_vocab_size: int) -> Feasibility:
-    """Whether a teacher or draft (`role`) has the vocabulary of the model it works with.
-
-    Does not: compare the tokens themselves; equal sizes may still differ.
-    """
-    if vocab_size == other_vocab_size:
-        return feasible()
-    return refused(
-        f"the {role} has a vocabulary of {other_vocab_size} tokens and the model one of {vocab_size}, so their "
-        "probabilities are not about the same tokens",
-        nearest=f"Take a {role} of the same family, or make both vocabularies equal: sizes that differ by padding "
-        "alone can be cut to the smaller one.",
-    )
-
-
-def check_resources(
-    *,
-    title: str,
-    memory_bytes: int,
-    disk_bytes: int,
-    available_memory_bytes: int | None,
-    available_disk_bytes: int | None,
-) -> Feasibility:
-    """Whether memory and disk suffice for what a job is estimated to take; what nobody knows is taken to suffice."""
-    for word, needed, available in (
-        ("memory", memory_bytes, available_memory_bytes),
-        ("disk", disk_bytes, available_disk_bytes),
-    ):
-        if available is not None and needed > available:
-            return refused(
-                f"{title} needs about {format_bytes(needed)} of {word}, and {format_bytes(available)} are available",
-                nearest="Stop what else runs here, use a machine with more, or take a recipe that needs less.",
-            )
-    return feasible()

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightship.artifacts.checkpoint import Checkpoint
 from lightship.artifacts.machine import Machine
-from lightship.compression.feasibility.check import check_feasible
+from lightship.compression.feasibility.servable import check_servable
 from lightship.compression.feasibility.support_table import ENGINE_OF_FORMAT
 from lightship.compression.feasibility.verdicts import Feasibility, refusal_of, refused
 from lightship.compression.machine_speed import arithmetic_ratio
@@ -213,12 +213,13 @@ def _feasibility(candidate: Candidate, premises: Premises) -> Feasibility:
                 engine=candidate.engine,
             )
     try:
-        return check_feasible(
+        return check_servable(
             candidate.recipe,
             premises.checkpoint,
             premises.machine,
             candidate.settings,
             config=premises.config,
+            engine=candidate.engine,
             allow_research=premises.allow_research,
         )
     except SpecError as error:

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.compression.feasibility.subjects import AMX, AVX2, AVX512, CHECKPOINT, CONFIG
 
 from lightship.artifacts.machine import Machine
-from lightship.compression.feasibility.check import check_feasible, check_resources, check_same_vocabulary
+from lightship.compression.feasibility.check import check_feasible
 from lightship.compression.feasibility.verdicts import Feasibility, feasible, first_refusal, refusal_of, refused
 from lightship.compression.recipes import PRESETS, SOURCES
 from lightship.errors import UnsafeCheckpointError
@@ -204,30 +204,6 @@ def test_check_feasible_after_pruning_does_not_judge_widths_of_the_source() -> N
     recipe = Recipe("x", (RecipeStep("prune", {"ffn_fraction": 0.5}), RecipeStep("quantize", {"scheme": "w4a16"})))
     config = {**CONFIG, "intermediate_size": 1000}
     assert "multiples of 32" not in check_feasible(recipe, CHECKPOINT, AMX, config=config).reason
-
-
-def test_check_same_vocabulary_refuses_another_size_with_the_way_out() -> None:
-    assert check_same_vocabulary(role="teacher", vocab_size=10, other_vocab_size=10).is_feasible
-    found = check_same_vocabulary(role="teacher", vocab_size=151_936, other_vocab_size=152_064)
-    assert "the teacher has a vocabulary of 152064 tokens and the model one of 151936" in found.reason
-    assert found.nearest is not None
-    assert "padding" in found.nearest
-
-
-@pytest.mark.parametrize(
-    ("memory", "disk", "words"),
-    [(100, 100, ""), (None, None, ""), (99, 100, "100 B of memory, and 99 B"), (100, 5, "50 B of disk, and 5 B")],
-)
-def test_check_resources_refuses_what_does_not_fit(memory: int | None, disk: int | None, words: str) -> None:
-    found = check_resources(
-        title="converting",
-        memory_bytes=100,
-        disk_bytes=50,
-        available_memory_bytes=memory,
-        available_disk_bytes=disk,
-    )
-    assert found.is_feasible is (words == "")
-    assert words in found.reason
 
 
 def test_refusal_of_an_error_keeps_its_place_reason_and_hint() -> None:
