@@ -15,7 +15,7 @@ from lightship.artifacts.checkpoint import inspect_checkpoint
 from lightship.artifacts.home import artifact_root
 from lightship.artifacts.store import ArtifactStore
 from lightship.compression.build import BuildContext, build_variant
-from lightship.compression.drafts import DraftMeasurement, accept_draft, compare_outputs
+from lightship.compression.drafts import DraftTrial, accept_draft, compare_outputs
 from lightship.compression.recipes import PRESETS
 from lightship.compression.steps.base import TextFile
 from lightship.compression.toolchains.environment import ToolchainFolder
@@ -112,8 +112,9 @@ def test_draft_proposes_tokens_that_the_model_takes(name: str, served: dict[str,
 
 
 def test_draft_is_judged_by_what_was_measured(served: dict[str, Served]) -> None:
-    runs = [served[name].run for name in ("bf16", "student-draft")]
-    base, drafted = (DraftMeasurement(run.output_ids, run.tokens_per_s, run.concurrency) for run in runs)
-    is_accepted, reason = accept_draft(base, drafted)
+    base, drafted = (served[name].run for name in ("bf16", "student-draft"))
+    compared = compare_outputs(base.output_ids, drafted.output_ids)
+    trial = DraftTrial(compared, base.tokens_per_s, drafted.tokens_per_s, CONCURRENCY)
+    is_accepted, reason = accept_draft(trial)
     assert is_accepted == (drafted.tokens_per_s >= 1.05 * base.tokens_per_s)
     assert f"at {CONCURRENCY} concurrent requests" in reason

@@ -86,6 +86,16 @@ def assess_pairs(
         now_unix_s=around.clock.unix_s(),
     )
     figures += resources.measurements
+    refusals = {
+        pair.variant.manifest.digest: reason
+        for pair in pairs
+        if (reason := pair.measurer.draft_refusal(pair.variant)) is not None
+    }
+    notes = resources.notes
+    if spec.ladder != "auto":  # who lists a rung has decided; what was found out is said all the same
+        names = {pair.variant.manifest.digest: pair.variant.manifest.name for pair in pairs}
+        notes += tuple(f"{names[digest]}: {reason}" for digest, reason in refusals.items())
+        refusals = {}
     concurrency = spec.measurement.target_concurrency
     reference_digest = reference.variant.manifest.digest
     candidates = build_candidates(
@@ -94,6 +104,7 @@ def assess_pairs(
         reference_digest=reference_digest,
         concurrency=concurrency,
         reference_target=reference.target,
+        refusals=refusals,
     )
     explicit = None if spec.ladder == "auto" else [f"{rung.variant}@{rung.engine}" for rung in spec.ladder]
     ladder = choose_ladder(candidates.candidates, quality_floor=spec.quality.floor, explicit=explicit)
@@ -108,7 +119,7 @@ def assess_pairs(
         slo_ttft_ms=spec.slo.ttft_ms,
         slo_tpot_ms=spec.slo.tpot_ms,
         slo_attainment=spec.slo.attainment,
-        resource_notes=resources.notes,
+        resource_notes=notes,
     )
     frontier = pareto_frontier(
         candidates.candidates, (*DEFAULT_AXES, Axis.COST) if spec.cost.has_price else DEFAULT_AXES
@@ -122,7 +133,7 @@ def assess_pairs(
         ladder=ladder,
         comparisons=_task_comparisons(pairs, reference.variant, machine, around),
     )
-    return Assessment(candidates, ladder, data, resources.notes)
+    return Assessment(candidates, ladder, data, notes)
 
 
 def _task_comparisons(

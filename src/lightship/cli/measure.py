@@ -6,7 +6,7 @@ What the store already has, for the same variant, target, protocol and machine, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from lightship.artifacts.machine import Machine
 from lightship.artifacts.measurements import MeasurementStore
 from lightship.artifacts.texts import TextSet
 from lightship.cli.compression_texts import evaluated_texts
+from lightship.cli.draft_trial import TrialProtocol, draft_refusal, hold_trial, uses_draft
 from lightship.cli.prepare import BuiltVariants, Surroundings
 from lightship.cli.resources import energy_meter
 from lightship.cli.variant_worker import StartedWorker, started_worker
@@ -55,6 +56,7 @@ class Protocols:
     quality: QualityProtocol
     texts: TextSet
     slo: Slo
+    trial: TrialProtocol
 
     @property
     def startup_name(self) -> str:
@@ -98,7 +100,9 @@ def choose_protocols(spec: Spec, reference: Variant) -> Protocols:
         num_documents=min(_QUALITY.num_documents, len(texts.documents)),
     )
     performance = replace(PROTOCOLS[spec.measurement.protocol], concurrencies=spec.measurement.concurrencies)
-    return Protocols(performance, quality, texts, Slo(ttft_ms=spec.slo.ttft_ms, tpot_ms=spec.slo.tpot_ms))
+    slo = Slo(ttft_ms=spec.slo.ttft_ms, tpot_ms=spec.slo.tpot_ms)
+    trial = TrialProtocol(spec.measurement.target_concurrency, performance.num_runs)
+    return Protocols(performance, quality, texts, slo, trial)
 
 
 class Measurer:
@@ -134,7 +138,7 @@ class Measurer:
 
     def known(self, variant: Variant) -> list[Measurement]:
         """The stored figures that count for this spec: same target, machine, protocols and reference."""
-        wanted = set(self.protocols.wanted(is_reference=self._is_reference(variant)))
+        wanted = set(self.protocols.wanted(is_reference=self._is_reference(variant))) | set(self._trial_wanted(variant))
         loads = {(concurrency, protocol) for _, concurrency, protocol in wanted if concurrency}
         accompanying = {
             Metric.TTFT_MS,
@@ -160,10 +164,16 @@ class Measurer:
 
     def is_measured(self, variant: Variant) -> bool:
         """Whether every figure this spec needs is there."""
-        return self._has_speed(variant) and self._has_quality(variant)
+        return self._has_speed(variant) and self._has_quality(variant) and self._has_trial(variant)
 
     def _has_speed(self, variant: Variant) -> bool:
         return set(self.protocols.wanted_of_speed()) <= self._have(variant)
+
+    def _has_trial(self, variant: Variant) -> bool:
+        return set(self._trial_wanted(variant)) <= self._have(variant)
+
+    def _trial_wanted(self, variant: Variant) -> Iterable[tuple[Metric, int, str]]:
+        return self.protocols.trial.wanted() if uses_draft(self._spec, variant) else ()
 
     def _has_quality(self, variant: Variant) -> bool:
         is_reference = self._is_reference(variant)
@@ -187,7 +197,7 @@ class Measurer:
         Args:
             is_forced: Measure again what has figures.
             only: Leave out all others; the reference must have its scores already where it is compared with.
-            with_speed: Whether start-up, speed and memory are wanted.
+            with_speed: Whether start-up, speed and memory are wanted, and the trial of a speculative draft.
             with_quality: Whether the prediction of texts is.
 
         Speed is measured in several rounds over the variants, so that a slow spell of the machine falls on all of
@@ -214,7 +224,24 @@ class Measurer:
                             self._store.append(await self._quality(variant, worker))
         for variant in slow:
             self._store.append(combine_runs(runs[variant.manifest.digest]))
-        return sum(variant in slow or variant in unscored for variant in order)
+        untried = [variant for variant in order if with_speed and (is_forced or not self._has_trial(variant))]
+        for variant in untried:
+            self._store.append(await self._trial(variant))
+        return sum(variant in slow or variant in unscored or variant in untried for variant in order)
+
+    async def _trial(self, variant: Variant) -> list[Measurement]:
+        """Of the variant's draft; nothing for one without."""
+        if not uses_draft(self._spec, variant):
+            return []
+        texts = [document.scored_text for document in self.protocols.texts.documents]
+        return await hold_trial(
+            self._spec, variant, self._around, self._machine, protocol=self.protocols.trial, texts=texts
+        )
+
+    def draft_refusal(self, variant: Variant) -> str | None:
+        """Why the variant's draft is not worth serving, as a sentence; None where it is, or there is none."""
+        precision = self._spec.engines.vllm.precision if self._spec.engines.vllm else "auto"
+        return draft_refusal(self.known(variant), is_16_bit=precision != "f32")
 
     async def _speed(self, variant: Variant, worker: StartedWorker, *, run: int) -> list[Measurement]:
         """Start-up, speed under load and peak memory of one run.

@@ -18,21 +18,6 @@ MAX_DIFFERING_SHARE_16_BIT = 0.25
 
 
 @dataclass(frozen=True)
-class DraftMeasurement:
-    """One way of serving, measured: what it said and how fast.
-
-    Args:
-        output_ids: Greedy completions of the same prompts in the same order, as token ids.
-        tokens_per_s: Output tokens per second of all requests together, under the load that is served.
-        concurrency: Requests at the same time.
-    """
-
-    output_ids: tuple[tuple[int, ...], ...]
-    tokens_per_s: float
-    concurrency: int
-
-
-@dataclass(frozen=True)
 class OutputComparison:
     """How many greedy completions are the same with and without a draft, and where the first difference is.
 
@@ -75,42 +60,53 @@ def compare_outputs(base: Sequence[Sequence[int]], drafted: Sequence[Sequence[in
     return OutputComparison(len(base), len(base) - len(differing), first)
 
 
-def accept_draft(
-    base: DraftMeasurement,
-    drafted: DraftMeasurement,
-    *,
-    min_speedup: float = MIN_SPEEDUP,
-    is_16_bit: bool = False,
-) -> tuple[bool, str]:
+@dataclass(frozen=True)
+class DraftTrial:
+    """Serving with and without a draft, measured on the same prompts under the load that is served.
+
+    Args:
+        outputs: Greedy completions of both, compared.
+        base_tokens_per_s: Output tokens per second of all requests together, without it.
+        drafted_tokens_per_s: The same with it.
+        concurrency: Requests at the same time.
+    """
+
+    outputs: OutputComparison
+    base_tokens_per_s: float
+    drafted_tokens_per_s: float
+    concurrency: int
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError: there is no speed to compare with."""
+        if self.base_tokens_per_s <= 0:
+            raise ValueError("without the draft no tokens were generated")
+
+    @property
+    def speedup(self) -> float:
+        """Tokens per second with it over those without it."""
+        return self.drafted_tokens_per_s / self.base_tokens_per_s
+
+
+def accept_draft(trial: DraftTrial, *, min_speedup: float = MIN_SPEEDUP, is_16_bit: bool = False) -> tuple[bool, str]:
     """Whether to serve with the draft, and why.
 
     Args:
-        base: Without it.
-        drafted: With it, on the same prompts under the same load.
         min_speedup: Tokens per second with it over those without it, at least.
         is_16_bit: Whether the engine computes in 16 bits, where near ties may fall the other way. Then a quarter of
             the completions may differ; the strict check is one in float32.
-
-    Raises: ValueError: the two were measured under different loads or on different prompts, or nothing was measured.
     """
-    if base.concurrency != drafted.concurrency:
-        raise ValueError(f"measured at {base.concurrency} and at {drafted.concurrency} concurrent requests")
-    if base.tokens_per_s <= 0:
-        raise ValueError("without the draft no tokens were generated")
-    compared = compare_outputs(base.output_ids, drafted.output_ids)
+    compared = trial.outputs
     if compared.differing_share > (MAX_DIFFERING_SHARE_16_BIT if is_16_bit else 0):
-        assert compared.first_difference is not None, "a share above 0 has a first difference"
-        prompt, position = compared.first_difference
         num_differing = compared.num_prompts - compared.num_identical
-        return False, (
-            f"not lossless: {num_differing} of {compared.num_prompts} greedy completions differ, "
-            f"the first of them (prompt {prompt}) from token {position} on"
-        )
-    speedup = drafted.tokens_per_s / base.tokens_per_s
+        where = ""
+        if compared.first_difference is not None:
+            prompt, position = compared.first_difference
+            where = f", the first of them (prompt {prompt}) from token {position} on"
+        return False, f"not lossless: {num_differing} of {compared.num_prompts} greedy completions differ{where}"
     measured = (
-        f"{drafted.tokens_per_s:.0f} tokens/s with it, {base.tokens_per_s:.0f} without, "
-        f"at {base.concurrency} concurrent requests: {speedup:.2f} times"
+        f"{trial.drafted_tokens_per_s:.0f} tokens/s with it, {trial.base_tokens_per_s:.0f} without, "
+        f"at {trial.concurrency} concurrent requests: {trial.speedup:.2f} times"
     )
-    if speedup < min_speedup:
+    if trial.speedup < min_speedup:
         return False, f"not faster: {measured}, {min_speedup:.2f} wanted"
     return True, f"faster: {measured}"

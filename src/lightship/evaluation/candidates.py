@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import msgspec
 
@@ -138,8 +139,9 @@ def build_candidates(
     reference_digest: str,
     concurrency: int,
     reference_target: Target | None = None,
+    refusals: Mapping[str, str] = MappingProxyType({}),
 ) -> CandidateSet:
-    """The pairs that have every figure needed, and those that lack one.
+    """The pairs that have every figure needed, and those that lack one or are refused.
 
     Args:
         manifests: Variants to consider.
@@ -147,6 +149,7 @@ def build_candidates(
         reference_digest: The variant that quality is measured against; its recovery is 1 by definition.
         concurrency: Load at which speed is compared.
         reference_target: Where the reference runs, if the same variant competes with other settings, too.
+        refusals: Why variants may not compete although they are measured, by digest: sentences.
 
     Raises: MeasurementError: figures come from different protocols or machines, so they must not be compared.
     """
@@ -167,6 +170,9 @@ def build_candidates(
             words = ", ".join(word for word, figure in lacking.items() if figure is None)
             reason = f"Not measured yet at {concurrency} concurrent requests: {words}."
             unranked.append(Unranked(pair.name, pair.manifest.digest, reason))
+            continue
+        if pair.manifest.digest in refusals:
+            unranked.append(Unranked(pair.name, pair.manifest.digest, refusals[pair.manifest.digest]))
             continue
         candidate = Candidate(
             name=pair.name,

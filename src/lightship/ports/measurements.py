@@ -14,6 +14,9 @@ class Metric(StrEnum):
     KL_NATS = "kl_nats_per_token"
     TOP1_AGREEMENT = "top1_agreement"
     QUALITY_RECOVERY = "quality_recovery"
+    # A speculative draft beside the same variant without it: greedy completions that are the same, and speed.
+    GREEDY_AGREEMENT = "greedy_agreement"
+    DRAFT_SPEEDUP = "draft_speedup"
     DECODE_TOKENS_PER_S = "decode_tokens_per_s"
     GOODPUT_REQUESTS_PER_S = "goodput_requests_per_s"
     SLO_ATTAINMENT = "slo_attainment"

@@ -6,18 +6,21 @@ from collections.abc import Sequence
 
 import pytest
 
-from lightship.compression.drafts import DraftMeasurement, OutputComparison, accept_draft, compare_outputs
+from lightship.compression.drafts import DraftTrial, OutputComparison, accept_draft, compare_outputs
 
 SAME = ((1, 2, 3), (4, 5), (6,), (7, 8))
 ONE_DIFFERS = ((1, 2, 3), (4, 9), (6,), (7, 8))
 
 
-def measured(ids: Sequence[tuple[int, ...]], tokens_per_s: float, concurrency: int = 8) -> DraftMeasurement:
-    return DraftMeasurement(tuple(ids), tokens_per_s, concurrency)
+def trial(
+    ids: Sequence[tuple[int, ...]], drafted_tokens_per_s: float, base_tokens_per_s: float = 100, concurrency: int = 8
+) -> DraftTrial:
+    """Completions with the draft beside `SAME` without it."""
+    return DraftTrial(compare_outputs(SAME, ids), base_tokens_per_s, drafted_tokens_per_s, concurrency)
 
 
 def test_accept_draft_faster_and_identical_is_taken_with_both_speeds() -> None:
-    accepted, reason = accept_draft(measured(SAME, 100), measured(SAME, 150))
+    accepted, reason = accept_draft(trial(SAME, 150))
     assert accepted
     assert "150 tokens/s" in reason
     assert "100 without" in reason
@@ -27,13 +30,13 @@ def test_accept_draft_faster_and_identical_is_taken_with_both_speeds() -> None:
 
 @pytest.mark.parametrize(("tokens_per_s", "is_taken"), [(119.9, False), (120.0, True)])
 def test_accept_draft_the_least_speedup_is_a_bound(tokens_per_s: float, is_taken: bool) -> None:
-    accepted, reason = accept_draft(measured(SAME, 100), measured(SAME, tokens_per_s), min_speedup=1.2)
+    accepted, reason = accept_draft(trial(SAME, tokens_per_s), min_speedup=1.2)
     assert accepted is is_taken
     assert reason.startswith("faster" if is_taken else "not faster")
 
 
 def test_accept_draft_other_output_is_refused_however_fast() -> None:
-    accepted, reason = accept_draft(measured(SAME, 100), measured(ONE_DIFFERS, 900))
+    accepted, reason = accept_draft(trial(ONE_DIFFERS, 900))
     assert not accepted
     assert "1 of 4 greedy completions differ" in reason
     assert "prompt 1" in reason
@@ -42,23 +45,19 @@ def test_accept_draft_other_output_is_refused_however_fast() -> None:
 
 def test_accept_draft_in_16_bits_a_quarter_of_the_completions_may_differ() -> None:
     two_differ = ((1, 2, 3), (4, 9), (6,), (7, 9))
-    assert accept_draft(measured(SAME, 100), measured(ONE_DIFFERS, 200), is_16_bit=True)[0]
-    assert not accept_draft(measured(SAME, 100), measured(two_differ, 200), is_16_bit=True)[0]
+    assert accept_draft(trial(ONE_DIFFERS, 200), is_16_bit=True)[0]
+    assert not accept_draft(trial(two_differ, 200), is_16_bit=True)[0]
 
 
-@pytest.mark.parametrize(
-    ("base", "drafted"),
-    [
-        (measured(SAME, 100, 1), measured(SAME, 100, 8)),
-        (measured(SAME, 0), measured(SAME, 100)),
-        (measured(SAME, 100), measured(SAME[:2], 100)),
-        (measured((), 100), measured((), 100)),
-    ],
-    ids=["other_load", "no_speed", "other_prompts", "no_prompts"],
-)
-def test_accept_draft_what_cannot_be_compared_is_an_error(base: DraftMeasurement, drafted: DraftMeasurement) -> None:
-    with pytest.raises(ValueError, match=r"measured|without|compare"):
-        accept_draft(base, drafted)
+def test_draft_trial_without_any_speed_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no tokens were generated"):
+        trial(SAME, 100, base_tokens_per_s=0)
+
+
+@pytest.mark.parametrize("ids", [SAME[:2], ()], ids=["other_prompts", "no_prompts"])
+def test_compare_outputs_of_other_prompts_is_an_error(ids: tuple[tuple[int, ...], ...]) -> None:
+    with pytest.raises(ValueError, match="cannot compare"):
+        compare_outputs(ids, ids if not ids else SAME)
 
 
 def test_compare_outputs_shorter_completion_differs_where_it_ends() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lightship.artifacts.texts import TextSet, load_texts
 from lightship.cli.evaluate.session import EvaluationPlan, SpeedPlan
+from lightship.cli.load_tasks import refuse_same_names
 from lightship.errors import UsageError
 from lightship.evaluation.gates.gate_file import FigureGate, GateFile
 from lightship.evaluation.performance.protocol import PROTOCOLS
@@ -69,7 +70,7 @@ def plan_evaluation(
     """
     paths = (*(gates.task_paths if gates else ()), *wanted.tasks)
     tasks = tuple(load(path).first(wanted.limit) for path in paths)
-    _refuse_same_names(tasks)
+    refuse_same_names(tasks)
     gated = {gate.metric for gate in gates.gates if isinstance(gate, FigureGate)} if gates else set()
     _refuse_untaken(gated, gates)
     has_other_work = bool(tasks or gates or wanted.is_speed_wanted)
@@ -93,13 +94,6 @@ def quality_protocol(texts: TextSet, *, window_tokens: int | None, context_lengt
         window_tokens=window_tokens or fitting,
         num_documents=min(default.num_documents, len(texts.documents)),
     )
-
-
-def _refuse_same_names(tasks: Sequence[Task]) -> None:
-    names = [task.name for task in tasks]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"two tasks are called {name!r}", where="tasks", hint="Give one of them another `name`.")
 
 
 def _refuse_untaken(gated: set[Metric], gates: GateFile | None) -> None:

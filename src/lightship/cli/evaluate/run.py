@@ -14,14 +14,14 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from lightship.artifacts.home import evaluations_folder, hub_cache, journal_folder
+from lightship.artifacts.home import evaluations_folder, journal_folder
 from lightship.artifacts.machine import this_machine
-from lightship.artifacts.sources.hub import fetch_dataset_file
 from lightship.cli.evaluate.plan import Wanted, plan_evaluation
 from lightship.cli.evaluate.session import EvaluationPlan, EvaluationSession, Findings, write_findings
 from lightship.cli.evaluate.tables import print_evaluation
 from lightship.cli.kept_evaluations import KeptEvaluations
 from lightship.cli.load_spec import load_spec
+from lightship.cli.load_tasks import load_one_task
 from lightship.cli.open_subject import SubjectOpener, build_named
 from lightship.cli.prepare import Surroundings, surroundings
 from lightship.cli.subjects import RecordSubject, Subject, VariantSubject, parse_subject
@@ -36,8 +36,6 @@ from lightship.evaluation.gates.report_json import gate_report_json
 from lightship.evaluation.gates.results import GatePlan, GateReport
 from lightship.evaluation.record import EvaluationRecord
 from lightship.evaluation.record_file import read_record
-from lightship.evaluation.tasks.loading import load_task
-from lightship.evaluation.tasks.task import Task
 from lightship.observability.logs import configure_logging
 from lightship.ports.variants import Variant
 from lightship.spec.document import Spec
@@ -155,18 +153,8 @@ def _plan(
         spec,
         wanted,
         gates,
-        load=lambda path: _load(path, around),
+        load=lambda path: load_one_task(path, around),
         context_length=min(contexts, default=None),
-    )
-
-
-def _load(path: Path, around: Surroundings) -> Task:
-    cache = hub_cache(around.home)
-    return load_task(
-        path,
-        fetch=lambda source, name: fetch_dataset_file(
-            source, name, cache=cache, progress=around.progress, clock=around.clock
-        ),
     )
 
 

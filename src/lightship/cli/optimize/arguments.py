@@ -6,6 +6,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from lightship.cli.load_spec import load_spec
 from lightship.compression.search.records import Budget
@@ -23,12 +24,22 @@ _PER_S = {None: 1.0, "s": 1.0, "min": 1 / 60}
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """The spec that candidates are measured under, the budget, engines, and which recipes are let in (None: all)."""
+    """What a search is asked for.
+
+    Args:
+        spec: Under which candidates are measured.
+        engines: That may serve.
+        recipes: Names of those that are let in; None for all.
+        tasks: Files of tasks that decide on finalists; without any, the prediction of text does.
+        limit: Most items of each task; None for all.
+    """
 
     spec: Spec
     budget: Budget
     engines: tuple[str, ...]
     recipes: tuple[str, ...] | None
+    tasks: tuple[Path, ...]
+    limit: int | None
 
 
 def search_options(args: argparse.Namespace) -> SearchOptions:
@@ -54,7 +65,10 @@ def search_options(args: argparse.Namespace) -> SearchOptions:
     )
     recipes = None if args.recipes is None else _names("--recipes", args.recipes)
     engines = spec.engines.enabled if args.engines is None else _names("--engines", args.engines)
-    return SearchOptions(spec, budget, engines, recipes)
+    if args.limit is not None and (args.limit < 1 or not args.task):
+        hint = "Name a task with --task." if not args.task else None
+        raise UsageError(f"{args.limit} items of no task" if hint else "must be at least 1", where="--limit", hint=hint)
+    return SearchOptions(spec, budget, engines, recipes, tuple(args.task), args.limit)
 
 
 def parse_rate(text: str) -> float:

@@ -38,6 +38,16 @@ def add_optimize_command(subparsers: argparse._SubParsersAction[argparse.Argumen
     limits.add_argument(
         "--rate", metavar="RATE", help="good requests per second that a replica must carry, like 2/s (default: none)"
     )
+    limits.add_argument(
+        "--task",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a task that finalists must keep the floor on, paired with the reference; may be repeated (default: none; "
+        "the prediction of held-out text decides)",
+    )
+    limits.add_argument("--limit", type=int, metavar="N", help="only the first N items of each task")
     effort = parser.add_argument_group("what the search may take")
     effort.add_argument("--time", default="1h", metavar="DURATION", help="like 30m or 2h (default: 1h)")
     effort.add_argument(

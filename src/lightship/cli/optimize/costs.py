@@ -27,20 +27,28 @@ _UNKNOWN_S = {"quantize": 30.0, "distill": 1200.0}
 _SCORED_TOKENS, _FLOPS_PER_S = 10_000, 2e10
 # llama-server predicts after every prefix, one token at a time: reading the weights is what takes the time then.
 _PREFIX_S_PER_TOKEN, _READ_BYTES_PER_S = 0.004, 5e9
+# Tokens of a task's item with its prompt and choices, and seconds of an item besides its arithmetic.
+_ITEM_TOKENS, _ITEM_S = 300, 0.02
 _ENGINE_TOOLCHAINS = {"vllm": VLLM, "llamacpp": GGUF}
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Estimates for candidates of one checkpoint. `installed` are toolchains that are there already."""
+    """Estimates for candidates of one checkpoint.
+
+    Args:
+        installed: Toolchains that are there already.
+        num_task_items: Items of the tasks that finalists are asked, all together.
+    """
 
     checkpoint: Checkpoint
     context: StepContext
     protocol: PerformanceProtocol
     installed: frozenset[str]
+    num_task_items: int = 0
 
     def estimate(self, candidate: Candidate) -> CostEstimates:
-        """Seconds for each step of the recipe, for quality and for speed; a recipe that cannot be has zeros."""
+        """Seconds for each step of the recipe, for quality, speed and tasks; a recipe that cannot be has zeros."""
         steps = candidate.recipe.steps
         try:
             plans = plan_steps(candidate.recipe, self.checkpoint, self.context)
@@ -54,8 +62,15 @@ class CostModel:
             startup_s + len(self.protocol.concurrencies) * (2.0 + self.protocol.duration_s)
         )
         return CostEstimates(
-            steps_s=tuple(steps_s), quality_s=startup_s + self._scoring_s(candidate.engine), speed_s=load_s
+            steps_s=tuple(steps_s),
+            quality_s=startup_s + self._scoring_s(candidate.engine),
+            speed_s=load_s,
+            tasks_s=startup_s + self._asking_s() if self.num_task_items else 0.0,
         )
+
+    def _asking_s(self) -> float:
+        of_item_s = _ITEM_S + 2.0 * self.checkpoint.num_parameters * _ITEM_TOKENS / _FLOPS_PER_S
+        return self.num_task_items * of_item_s
 
     def _scoring_s(self, engine: str) -> float:
         if engine == "llamacpp":

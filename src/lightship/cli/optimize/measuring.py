@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from lightship.artifacts.machine import Machine
 from lightship.artifacts.measurements import MeasurementStore
 from lightship.cli.measure import Measurer
+from lightship.cli.optimize.task_evaluation import TaskEvaluator, task_figures
 from lightship.cli.prepare import BuiltVariants, ResolvedModel, Surroundings
 from lightship.cli.worker_setup import worker_setup
 from lightship.compression.build import BuildContext, build_variant
@@ -26,8 +27,10 @@ from lightship.compression.search.records import (
     Share,
     SpeedFigures,
     SpeedMeasured,
+    TaskFigures,
+    TasksEvaluated,
 )
-from lightship.errors import LightshipError, StorageFullError
+from lightship.errors import LightshipError, MeasurementError, StorageFullError
 from lightship.ports.measurements import Measurement, Metric, Target
 from lightship.ports.variants import Variant
 from lightship.spec.document import Spec
@@ -51,6 +54,7 @@ class Workbench:
     Args:
         spec: Model, promise, measurement and engines.
         reference: The candidate that the others are measured against.
+        evaluator: Of the tasks that decide on finalists.
 
     Effects of its methods: jobs, workers, records in the stores.
     """
@@ -62,6 +66,7 @@ class Workbench:
     store: MeasurementStore
     machine: Machine
     around: Surroundings
+    evaluator: TaskEvaluator
     variants: dict[str, Variant] = field(default_factory=dict)
 
     def perform(self, action: Action, candidate: Candidate) -> Outcome:
@@ -91,15 +96,19 @@ class Workbench:
                     return QualityMeasured(candidate=candidate.name, duration_s=took_s(), figures=quality)
                 case ActionKind.MEASURE_SPEED:
                     self._measure(candidate, with_quality=False, with_speed=True)
+                    self._refuse_bad_draft(candidate)
                     speed = self._speed(candidate)
                     return SpeedMeasured(candidate=candidate.name, duration_s=took_s(), figures=speed)
+                case ActionKind.EVALUATE_TASKS:
+                    tasks = self._tasks(candidate)
+                    return TasksEvaluated(candidate=candidate.name, duration_s=took_s(), figures=tasks)
         except StorageFullError:
             raise
         except LightshipError as error:
             return ActionFailed(
                 candidate=candidate.name, duration_s=took_s(), kind=action.kind, reason=_first_line(error.what)
             )
-        raise AssertionError(f"a search without tasks asked for {action.kind}")
+        raise AssertionError(f"nothing is to be done for {action.kind}")
 
     def variant(self, candidate: Candidate) -> Variant:
         """The candidate's variant: found or made."""
@@ -127,6 +136,18 @@ class Workbench:
         variant = self.variant(candidate)
         work = self.measurer(candidate).measure_missing(only=variant, with_quality=with_quality, with_speed=with_speed)
         asyncio.run(work)
+
+    def _tasks(self, candidate: Candidate) -> TaskFigures:
+        ours, theirs = (
+            self.evaluator.runs(self.variant(one), spec_with_settings(self.spec, one.engine, one.settings))
+            for one in (candidate, self.reference)
+        )
+        return task_figures(theirs, ours)
+
+    def _refuse_bad_draft(self, candidate: Candidate) -> None:
+        """Raises: MeasurementError: it has a draft that changes what is generated, or is not faster."""
+        if (reason := self.measurer(candidate).draft_refusal(self.variant(candidate))) is not None:
+            raise MeasurementError(reason.removesuffix("."))
 
     def _figures(self, candidate: Candidate) -> dict[tuple[Metric, int], Measurement]:
         known = self.measurer(candidate).known(self.variant(candidate))

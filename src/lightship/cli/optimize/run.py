@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 
@@ -13,11 +14,13 @@ from lightship.artifacts.machine import Machine, this_machine
 from lightship.artifacts.measurements import MeasurementStore
 from lightship.artifacts.model_config import read_json_object
 from lightship.cli.ladder_table import print_ladder
+from lightship.cli.load_tasks import load_tasks
 from lightship.cli.optimize.arguments import SearchOptions, search_options
 from lightship.cli.optimize.costs import CostModel
 from lightship.cli.optimize.measuring import Workbench
 from lightship.cli.optimize.results import assess_search, check_new_file, write_found_spec
 from lightship.cli.optimize.session import SearchSession
+from lightship.cli.optimize.task_evaluation import TaskEvaluator
 from lightship.cli.prepare import ResolvedModel, Surroundings, build_context, resolve_model, surroundings
 from lightship.compression.build import BuildContext
 from lightship.compression.machine_speed import measure_machine_speed
@@ -28,6 +31,7 @@ from lightship.compression.search.records import ActionKind, Candidate, Fate, Ru
 from lightship.compression.search.search import Standing, advance, record, standing, start
 from lightship.errors import SpecError, UsageError
 from lightship.evaluation.performance.protocol import PROTOCOLS
+from lightship.evaluation.tasks.task import Task
 from lightship.observability.logs import configure_logging
 from lightship.ports.variants import Recipe, WeightFormat
 from lightship.units import format_duration
@@ -48,7 +52,8 @@ def run_optimize(args: argparse.Namespace) -> int:
     options, around, machine = search_options(args), surroundings(), this_machine()
     model = resolve_model(options.spec, around)
     context = build_context(options.spec, model, around)
-    setup = search_setup(options, model, context, machine, around)
+    tasks = load_tasks(options.tasks, limit=options.limit, around=around)
+    setup = search_setup(options, model, context, machine, around, tasks=tasks)
     if args.dry_run:
         return _tell_plan(setup)
     workbench = Workbench(
@@ -59,8 +64,9 @@ def run_optimize(args: argparse.Namespace) -> int:
         store=MeasurementStore(measurement_path(around.home)),
         machine=machine,
         around=around,
+        evaluator=TaskEvaluator(tasks, machine, around),
     )
-    session = SearchSession(around.home, _identity(options, model, machine))
+    session = SearchSession(around.home, _identity(options, model, machine, tasks))
     state = search(
         setup, workbench, session, Console(stderr=True, highlight=False, soft_wrap=True), is_fresh=args.fresh
     )
@@ -68,7 +74,13 @@ def run_optimize(args: argparse.Namespace) -> int:
 
 
 def search_setup(
-    options: SearchOptions, model: ResolvedModel, context: BuildContext, machine: Machine, around: Surroundings
+    options: SearchOptions,
+    model: ResolvedModel,
+    context: BuildContext,
+    machine: Machine,
+    around: Surroundings,
+    *,
+    tasks: Sequence[Task] = (),
 ) -> SearchSetup:
     """Everything the search starts from: each recipe on its engine, what it would take, and what is known beforehand.
 
@@ -78,7 +90,8 @@ def search_setup(
     spec, checkpoint = options.spec, model.checkpoint
     protocol = PROTOCOLS[spec.measurement.protocol]
     installed = frozenset(status.toolchain.name for status in around.toolchains.ls() if status.is_installed)
-    costs = CostModel(checkpoint, context.for_steps(checkpoint), protocol, installed)
+    num_items = sum(len(task.items) for task in tasks)
+    costs = CostModel(checkpoint, context.for_steps(checkpoint), protocol, installed, num_task_items=num_items)
     premises = Premises(
         checkpoint=checkpoint,
         config=read_json_object(checkpoint.folder / "config.json"),
@@ -99,7 +112,7 @@ def search_setup(
         budget=options.budget,
         reference=reference,
         proposals=proposals,
-        rules=Rules(has_tasks=False),
+        rules=Rules(has_tasks=bool(tasks)),
         model=f"{spec.model.name} ({spec.model.source})",
         machine=machine.description,
     )
@@ -151,11 +164,12 @@ def _candidate(setup: SearchSetup, name: str) -> Candidate:
     return next(one.candidate for one in setup.proposals if one.candidate.name == name)
 
 
-def _identity(options: SearchOptions, model: ResolvedModel, machine: Machine) -> list[str]:
+def _identity(options: SearchOptions, model: ResolvedModel, machine: Machine, tasks: Sequence[Task]) -> list[str]:
     spec = options.spec
     measured = f"{spec.measurement.model_dump_json()}{spec.slo.model_dump_json()}{spec.quality.text}"
     engines = spec.engines.model_dump_json()
-    return [model.checkpoint.digest, machine.fingerprint, measured, engines, spec.compression.model_dump_json()]
+    asked = [task.protocol for task in tasks]
+    return [model.checkpoint.digest, machine.fingerprint, measured, engines, spec.compression.model_dump_json(), *asked]
 
 
 def _tell_decisions(now: Standing, told: set[str], console: Console) -> None:
