@@ -1,11 +1,12 @@
 """Every technique on two small models, each made for real and measured on the engine that serves it; one table.
 
-    python benchmarks/compression_techniques.py [--only PRESET,...] [--model NAME] [--without-speed] [--write]
+    python benchmarks/compression_techniques.py [--only PRESET,...] [--model NAME] [--without-speed] [--again] [--write]
 
 `builtin:fairytales` is scored on the built-in held-out tales, `tinystories-656k` (`--data`, or LIGHTSHIP_TEST_DATA) on
 a part of the TinyStories sample that it is not calibrated on. Quality is relative to `fp16` on OpenVINO. Toolchains are
 installed on first use; everything takes about an hour and a half on two cores. `--write` replaces
-docs/compression-techniques.md and .json. Variants and figures that are there already are not made again.
+docs/compression-techniques.md and .json. Variants that are there already are not made again, nor are figures unless
+`--again` says so.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from evidence import DEFAULT_DATA, ROOT
 from lightship.artifacts.machine import this_machine
 from lightship.cli.prepare import Surroundings, surroundings
-from lightship.compression.recipes import PRESETS, SUMMARIES
+from lightship.compression.recipes import PRESETS, SUMMARIES, read_recipe
 from lightship.errors import LightshipError
 from lightship.ports.measurements import Metric
 from measured_variants import MeasuredModel
@@ -34,6 +35,25 @@ RUNTIME = (
     ("int4", "int4, dynamic activations off", ("engines.openvino.dynamic_quantization_group_size=0",)),
     ("bf16", "bf16, KV fp8", ("engines.vllm.kv_cache_precision=fp8",)),
 )
+# Techniques without a preset, as a user's own recipes.
+OWN = {
+    "int4-asym": [{"convert": {"weight_format": "fp16"}}, {"quantize": {"scheme": "int4", "mode": "asym"}}],
+    "int4-scale-estimation": [
+        {"convert": {"weight_format": "fp16"}},
+        {"quantize": {"scheme": "int4", "scale_estimation": True}},
+    ],
+    "one-kv-group": [
+        {"prune": {"kv_groups": 1}},
+        {"distill": {"num_tokens": 200_000}},
+        {"convert": {"weight_format": "fp16"}},
+    ],
+    "sparse-unstructured": [{"sparsify": {"pattern": "unstructured", "algorithm": "wanda"}}],
+    "upcycle-half-experts": [
+        {"moe": {"method": "upcycle", "num_experts": 8, "top_k": 2, "expert_noise": 0.3}},
+        {"moe": {"method": "prune-experts", "keep_fraction": 0.5}},
+    ],
+}
+RECIPES = PRESETS | {name: read_recipe(name, steps) for name, steps in OWN.items()}
 NOT_HERE = {"as-is", "half-experts"}  # for ready-made networks, and for mixtures of experts
 ONLY_BUILTIN = {"quarter-depth", "quarter-depth-int8", "student-draft"}  # need the student that ships with it
 
@@ -97,19 +117,20 @@ def subjects(data: Path, work: Path) -> list[Subject]:
 class Bench:
     """Makes and measures the variants of one model."""
 
-    def __init__(self, subject: Subject, around: Surroundings, *, with_speed: bool) -> None:
+    def __init__(self, subject: Subject, around: Surroundings, *, with_speed: bool, is_forced: bool) -> None:
         self._name = subject.name
         self._with_speed = with_speed
+        self._is_forced = is_forced
         # vLLM compiles for minutes otherwise, for each variant
         fixed = ("measurement.protocol=screening", "slo.ttft_ms=500", "slo.tpot_ms=50", "engines.vllm.eager=true")
         self._model = MeasuredModel([*subject.overrides, *fixed], around)
 
     def row(self, preset: str, name: str, more: tuple[str, ...] = ()) -> Row:
         """The preset made and measured; a refusal or a failure is a line, too."""
-        blank = Row(self._name, name, summary=SUMMARIES[preset] if name == preset else "")
-        recipe = PRESETS[preset]
+        blank = Row(self._name, name, summary=SUMMARIES.get(name, ""))
+        recipe = RECIPES[preset]
         try:
-            figures = self._model.figures(recipe, more=more, with_speed=self._with_speed)
+            figures = self._model.figures(recipe, more=more, with_speed=self._with_speed, is_forced=self._is_forced)
             variant, costs = self._model.variant(recipe), self._model.costs(recipe)
         except LightshipError as error:
             print(f"{self._name} {name}: {error}", file=sys.stderr)
@@ -140,25 +161,33 @@ _INTRODUCTION = """\
 
 Made by `python benchmarks/compression_techniques.py --write` on {date}: {machine}.
 
-Each variant was made by its preset (`lightship recipes show NAME`) and measured on the engine that serves it:
-bits/byte, KL divergence (nats per token, top 64 and tail) and agreement of the likeliest token against `fp16` on
-OpenVINO over held-out texts; output tokens per second of 1, 8 and 32 concurrent requests of 64 tokens in, 32 out (one
-run of three seconds each: differences below a tenth are noise; vLLM without compilation); minutes and peak memory of
-the jobs that made it; peak memory of the worker that served it. The models are tiny, so libraries are most of it,
-and speeds say little of large models: see the 0.5B-shaped model in [evidence](evidence.md).
+Each variant was made by its preset (`lightship recipes show NAME`; {own} are recipes of the script) and measured on
+the engine that serves it: bits/byte, KL divergence (nats per token, top 64 and tail) and agreement of the likeliest
+token against `fp16` on OpenVINO over held-out texts; output tokens per second of 1, 8 and 32 concurrent requests of
+64 tokens in, 32 out (one run of three seconds each: differences below a tenth are noise; vLLM without compilation);
+minutes and peak memory of the jobs that made it; peak memory of the worker that served it. The models are tiny, so
+libraries are most of it, and speeds say little of large models: see the 0.5B-shaped model in [evidence](evidence.md).
 """
 
 
 def markdown(rows: list[Row]) -> str:
     """The page: a table for each model, then what was refused."""
     date, machine = f"{datetime.now(UTC):%Y-%m-%d}", this_machine().description
-    lines = [_INTRODUCTION.format(date=date, machine=machine)]
+    own = ", ".join(f"`{name}`" for name in OWN)
+    lines = [_INTRODUCTION.format(date=date, machine=machine, own=own)]
     for model in dict.fromkeys(row.model for row in rows):
         lines += [f"## {model}", "", _HEADER, _RULE]
         lines += [_line(row) for row in rows if row.model == model and not row.refused]
-        refused = [row for row in rows if row.model == model and row.refused]
-        lines += ["", *([f"- `{row.name}`: {row.refused}." for row in refused]), ""] if refused else [""]
+        lines += ["", *_refusals(row for row in rows if row.model == model and row.refused)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _refusals(rows: Iterable[Row]) -> list[str]:
+    """A line for each reason, with all that it refuses."""
+    named: dict[str, list[str]] = {}
+    for row in rows:
+        named.setdefault(row.refused.partition(" cannot be served here: ")[2] or row.refused, []).append(row.name)
+    return [f"- {', '.join(f'`{name}`' for name in names)}: {reason}." for reason, names in named.items()] + [""]
 
 
 _HEADER = "| variant | engine | MB | bits/byte | KL | top-1 | tokens/s 1 | 8 | 32 | minutes | job GB | worker GB |"
@@ -203,12 +232,12 @@ def main() -> int:
     parser.add_argument(
         "--without-speed", action="store_true", help="only quality, which a busy machine does not change"
     )
+    parser.add_argument("--again", action="store_true", help="measure also what has figures")
     parser.add_argument("--write", action="store_true", help="replace docs/compression-techniques.md and .json")
     args = parser.parse_args()
     around = surroundings()
     wanted = [name for name in args.only.split(",") if name]
-    runtime = [row for row in RUNTIME if row[0] in PRESETS]
-    order = [*PRESETS, *(name for _, name, _ in runtime)]
+    order = [*RECIPES, *(name for _, name, _ in RUNTIME)]
     path = ROOT / "docs" / "compression-techniques.json"
     old = {(row["model"], row["name"]): Row(**row) for row in json.loads(path.read_text())} if path.exists() else {}
     new: list[Row] = []
@@ -216,8 +245,8 @@ def main() -> int:
     for subject in subjects(args.data, around.home / "work" / "techniques"):
         if args.model not in {None, subject.name}:
             continue
-        bench = Bench(subject, around, with_speed=not args.without_speed)
-        jobs = [(name, name, ()) for name in PRESETS] + list(runtime)
+        bench = Bench(subject, around, with_speed=not args.without_speed, is_forced=args.again)
+        jobs = [(name, name, ()) for name in RECIPES] + list(RUNTIME)
         for preset, name, overrides in jobs:
             skipped = preset in NOT_HERE or (subject.name != "fairytales" and preset in ONLY_BUILTIN)
             if skipped or (wanted and name not in wanted and preset not in wanted):

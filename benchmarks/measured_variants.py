@@ -57,9 +57,15 @@ class MeasuredModel:
         return worker_setup(self.spec(more), self.variant(recipe), self._around).target
 
     def figures(
-        self, recipe: Recipe, *, more: Iterable[str] = (), with_quality: bool = True, with_speed: bool = True
+        self,
+        recipe: Recipe,
+        *,
+        more: Iterable[str] = (),
+        with_quality: bool = True,
+        with_speed: bool = True,
+        is_forced: bool = False,
     ) -> Figures:
-        """Everything that is known of the recipe's variant after what is missing was measured.
+        """Everything that is known of the recipe's variant after what is missing (or all, if forced) was measured.
 
         Raises: SpecError: it cannot be served here. LightshipError: of whatever step failed.
         """
@@ -71,7 +77,11 @@ class MeasuredModel:
         is_reference = variant == reference and not tuple(more)
         if with_quality and not is_reference:  # its scores are what the others are compared with
             self.figures(REFERENCE, with_speed=False)
-        asyncio.run(measurer.measure_missing(only=variant, with_quality=with_quality, with_speed=with_speed))
+        asyncio.run(
+            measurer.measure_missing(
+                is_forced=is_forced, only=variant, with_quality=with_quality, with_speed=with_speed
+            )
+        )
         known = sorted(measurer.known(variant), key=lambda one: one.measured_unix_s)
         return {(one.metric, one.concurrency): one for one in known}
 

@@ -17,6 +17,8 @@ from lightship.spec.load import parse_spec
 
 pytestmark = pytest.mark.local
 
+EXAMPLES = Path(__file__).parents[2] / "examples" / "tasks"
+
 # Loose promises: what is tested is the search, not the speed of this machine.
 ARGUMENTS = (
     "--slo",
@@ -124,6 +126,22 @@ def test_optimize_finished_search_measures_nothing_again(user: User) -> None:
     assert journal.read_text() == before
     assert "quarter-depth@openvino" in result.stdout
     assert "record: " in result.stdout
+
+
+def test_optimize_tasks_that_are_named_decide_on_finalists(user: User) -> None:
+    """Ten items say little, and the record says so; the variants and figures of the search before are found again."""
+    result = user.optimize("--task", str(EXAMPLES / "nature.yaml"), "--json")
+    assert "tasks of fp16@openvino" in result.stderr
+    record = record_of(result)
+    student = next(one for one in record["candidates"] if one["name"] == "quarter-depth@openvino")
+    assert student["figures"]["tasks"]["num_items"] == 10
+    assert "on tasks" in student["decision"]["reason"]
+
+
+def test_optimize_limit_without_a_task_is_refused(user: User) -> None:
+    result = user.optimize("--limit", "3")
+    assert result.returncode == 2
+    assert "--limit: 3 items of no task. Name a task with --task." in result.stderr
 
 
 def test_optimize_spec_file_that_exists_is_not_overwritten(user: User) -> None:

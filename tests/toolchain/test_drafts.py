@@ -13,7 +13,10 @@ import pytest
 import lightship.artifacts
 from lightship.artifacts.checkpoint import inspect_checkpoint
 from lightship.artifacts.home import artifact_root
+from lightship.artifacts.machine import this_machine
 from lightship.artifacts.store import ArtifactStore
+from lightship.cli.draft_trial import TrialProtocol, draft_refusal, hold_trial, uses_draft
+from lightship.cli.prepare import Surroundings, build_context, resolve_model
 from lightship.compression.build import BuildContext, build_variant
 from lightship.compression.drafts import DraftTrial, accept_draft, compare_outputs
 from lightship.compression.recipes import PRESETS
@@ -26,8 +29,10 @@ from lightship.evaluation.endpoint import CompletionEndpoint
 from lightship.evaluation.greedy import GreedyRun, greedy_outputs
 from lightship.evaluation.quality.builtin_texts import builtin_texts
 from lightship.ports.clock import SystemClock
+from lightship.ports.measurements import Metric
 from lightship.ports.progress import SilentProgress
 from lightship.ports.variants import Variant
+from lightship.spec.load import parse_spec
 
 pytestmark = [pytest.mark.toolchain, pytest.mark.local]
 
@@ -118,3 +123,25 @@ def test_draft_is_judged_by_what_was_measured(served: dict[str, Served]) -> None
     is_accepted, reason = accept_draft(trial)
     assert is_accepted == (drafted.tokens_per_s >= 1.05 * base.tokens_per_s)
     assert f"at {CONCURRENCY} concurrent requests" in reason
+
+
+def test_draft_trial_real_workers_say_the_same_and_the_verdict_follows_from_the_figures(
+    toolchain_root: Path, vllm_python: Path, tmp_path: Path
+) -> None:
+    del vllm_python  # installed
+    (tmp_path / "toolchains").symlink_to(toolchain_root)
+    around = Surroundings(home=tmp_path, clock=SystemClock(), progress=SilentProgress())
+    settings = "engines.vllm={eager: true, kv_cache_size: 128 MiB, precision: f32}"
+    spec = parse_spec("", overrides=[settings]).spec
+    model = resolve_model(spec, around)
+    context = build_context(spec, model, around)
+    variant = build_variant(PRESETS["student-draft"], model.checkpoint, context, model_name="fairytales")
+    assert uses_draft(spec, variant)
+    texts = [document.scored_text for document in builtin_texts().documents]
+    protocol = TrialProtocol(concurrency=CONCURRENCY, num_rounds=1)
+    figures = asyncio.run(hold_trial(spec, variant, around, this_machine(), protocol=protocol, texts=texts))
+    values = {one.metric: one.value for one in figures}
+    assert values[Metric.GREEDY_AGREEMENT] == 1.0  # in float32 nothing changes places
+    assert {one.target.settings["draft"] for one in figures} == {"model/3"}
+    reason = draft_refusal(figures, is_16_bit=False)
+    assert (reason is None) == (values[Metric.DRAFT_SPEEDUP] >= 1.05)

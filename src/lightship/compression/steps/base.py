@@ -7,11 +7,13 @@ llm-compressor's on a checkpoint, llama.cpp's on a GGUF file.
 from __future__ import annotations
 
 import difflib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -141,4 +143,18 @@ class Step(ABC, Generic[OptionsT]):
         try:
             return msgspec.convert(dict(step.options), self.options_type)
         except msgspec.ValidationError as error:
-            raise SpecError(f"step {self.kind!r} on {self.parent_format}: {error}", where="recipe") from error
+            values = self._known_values(str(error))
+            raise SpecError(
+                f"step {self.kind!r} on {self.parent_format}: {error}",
+                where="recipe",
+                hint=f"Known: {', '.join(values)}." if values else None,
+            ) from error
+
+    def _known_values(self, message: str) -> list[str]:
+        """The values of the option that `message` is about; none where it takes more than a list of them."""
+        named = re.search(r"`\$\.(\w+)`", message)
+        hints = get_type_hints(self.options_type)
+        known = hints.get(named[1]) if named else None
+        if isinstance(known, type) and issubclass(known, Enum):
+            return [str(one.value) for one in known]
+        return [str(one) for one in get_args(known)] if get_origin(known) is Literal else []

@@ -47,6 +47,16 @@ def test_proposals_are_recipes_on_their_engine_and_then_its_variations() -> None
     assert varied.build_key == found["fp16@openvino"].candidate.build_key
 
 
+def test_proposals_groups_of_inputs_are_varied_only_where_weights_are_compressed() -> None:
+    change = {"dynamic_quantization_group_size": 64}
+    found = propose("fp16", "int4", engines={"openvino": EngineOffer(variations=(change,))})
+    assert set(found) == {
+        "fp16@openvino",
+        "int4@openvino",
+        "int4@openvino (dynamic_quantization_group_size=64)",
+    }
+
+
 def test_proposals_of_dearer_algorithms_grow_from_the_cheap_one_of_their_precision() -> None:
     found = propose("w4a16-rtn", "w4a16", "w4a16-autoround", "w8a8", "bf16", "ngram-draft")
     assert found["w4a16@vllm"].candidate.grows_from == ("w4a16-rtn@vllm",)

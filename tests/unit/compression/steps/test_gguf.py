@@ -102,6 +102,22 @@ def test_quantize_gguf_bad_options_are_refused(options: dict[str, str | int | fl
         step.options(RecipeStep("quantize", options))
 
 
+@pytest.mark.parametrize(
+    ("kind", "form", "options", "known"),
+    [
+        ("quantize", WeightFormat.GGUF, {"scheme": "Q4_K"}, "Q4_K_M"),
+        ("quantize", WeightFormat.OPENVINO_IR, {"scheme": "int5"}, "int4"),
+        ("draft", WeightFormat.SAFETENSORS, {"method": "guess"}, "ngram, model"),
+    ],
+)
+def test_options_of_a_step_value_that_is_none_of_the_known_lists_them(
+    kind: str, form: WeightFormat, options: dict[str, str | int | float | bool], known: str
+) -> None:
+    """Once the message only said that it was invalid."""
+    with pytest.raises(SpecError, match=rf"Known: .*{known}"):
+        find_step(kind, form).options(RecipeStep(kind, options))
+
+
 def test_tool_versions_of_gguf_recipes_name_the_sources() -> None:
     versions = tool_versions(PRESETS["q8_0"].steps, WeightFormat.SAFETENSORS)
     assert versions.keys() == {"llama-cpp-python", "transformers"}
