@@ -76,6 +76,8 @@ class Row:
     build_minutes: float | None = None
     build_peak_bytes: int | None = None
     serving_peak_bytes: float | None = None
+    draft_speedup_at_32: float | None = None
+    draft_agreement: float | None = None
     refused: str = ""
 
 
@@ -122,7 +124,13 @@ class Bench:
         self._with_speed = with_speed
         self._is_forced = is_forced
         # vLLM compiles for minutes otherwise, for each variant
-        fixed = ("measurement.protocol=screening", "slo.ttft_ms=500", "slo.tpot_ms=50", "engines.vllm.eager=true")
+        fixed = (
+            "measurement.protocol=screening",
+            "measurement.target_concurrency=32",
+            "slo.ttft_ms=500",
+            "slo.tpot_ms=50",
+            "engines.vllm.eager=true",
+        )
         self._model = MeasuredModel([*subject.overrides, *fixed], around)
 
     def row(self, preset: str, name: str, more: tuple[str, ...] = ()) -> Row:
@@ -153,6 +161,8 @@ class Bench:
             build_minutes=sum(cost.duration_s for cost in costs) / 60,
             build_peak_bytes=max((cost.peak_rss_bytes for cost in costs), default=0),
             serving_peak_bytes=value(Metric.PEAK_RSS_BYTES),
+            draft_speedup_at_32=value(Metric.DRAFT_SPEEDUP, 32),
+            draft_agreement=value(Metric.GREEDY_AGREEMENT, 32),
         )
 
 
@@ -178,8 +188,17 @@ def markdown(rows: list[Row]) -> str:
     for model in dict.fromkeys(row.model for row in rows):
         lines += [f"## {model}", "", _HEADER, _RULE]
         lines += [_line(row) for row in rows if row.model == model and not row.refused]
-        lines += ["", *_refusals(row for row in rows if row.model == model and row.refused)]
+        of_model = [row for row in rows if row.model == model]
+        lines += ["", *map(_draft_line, (row for row in of_model if row.draft_speedup_at_32 is not None))]
+        lines += [*_refusals(row for row in of_model if row.refused), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _draft_line(row: Row) -> str:
+    return (
+        f"- `{row.name}`: {row.draft_speedup_at_32:.2f} times the speed without its draft at 32 requests at once; "
+        f"{row.draft_agreement:.0%} of greedy completions are the same (computed in 16 bits)."
+    )
 
 
 def _refusals(rows: Iterable[Row]) -> list[str]:
@@ -187,7 +206,7 @@ def _refusals(rows: Iterable[Row]) -> list[str]:
     named: dict[str, list[str]] = {}
     for row in rows:
         named.setdefault(row.refused.partition(" cannot be served here: ")[2] or row.refused, []).append(row.name)
-    return [f"- {', '.join(f'`{name}`' for name in names)}: {reason}." for reason, names in named.items()] + [""]
+    return [f"- {', '.join(f'`{name}`' for name in names)}: {reason}." for reason, names in named.items()]
 
 
 _HEADER = "| variant | engine | MB | bits/byte | KL | top-1 | tokens/s 1 | 8 | 32 | minutes | job GB | worker GB |"
