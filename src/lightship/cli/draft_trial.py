@@ -18,6 +18,7 @@ from lightship.cli.prepare import Surroundings
 from lightship.cli.variant_worker import started_worker
 from lightship.cli.worker_setup import worker_setup
 from lightship.compression.drafts import DraftTrial, OutputComparison, accept_draft, compare_outputs
+from lightship.errors import MeasurementError
 from lightship.evaluation.endpoint import CompletionEndpoint
 from lightship.evaluation.greedy import GreedyRun, greedy_outputs
 from lightship.evaluation.statistics.student import mean_of_runs
@@ -85,8 +86,7 @@ async def hold_trial(
     base = await _greedy_runs(_without_draft(spec), variant, around, prompts, protocol)
     drafted = await _greedy_runs(spec, variant, around, prompts, protocol)
     compared = compare_outputs(base[0].output_ids, drafted[0].output_ids)
-    ratios = [after.tokens_per_s / before.tokens_per_s for before, after in zip(base, drafted, strict=True)]
-    speedup = mean_of_runs(ratios, confidence=0.95)
+    speedup = mean_of_runs(speedups(base, drafted), confidence=0.95)
 
     def figure(metric: Metric, value: float, **details: float) -> Measurement:
         return Measurement(
@@ -160,6 +160,19 @@ async def _greedy_runs(
 def _without_draft(spec: Spec) -> Spec:
     vllm = (spec.engines.vllm or VllmEngineSpec()).model_copy(update={"draft": False})
     return spec.model_copy(update={"engines": spec.engines.model_copy(update={"vllm": vllm})})
+
+
+def speedups(base: Sequence[GreedyRun], drafted: Sequence[GreedyRun]) -> list[float]:
+    """Tokens per second with the draft over those without, round by round.
+
+    Raises: MeasurementError: nothing was generated without it.
+    """
+    if any(run.tokens_per_s <= 0 for run in base):
+        raise MeasurementError(
+            "the model generates nothing after any of the prompts, so that no draft can be judged",
+            hint="Name texts that it continues as `quality.text`, or take a recipe without a draft.",
+        )
+    return [after.tokens_per_s / before.tokens_per_s for before, after in zip(base, drafted, strict=True)]
 
 
 def _mean_speed(runs: Sequence[GreedyRun]) -> float:

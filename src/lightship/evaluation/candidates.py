@@ -149,7 +149,8 @@ def build_candidates(
         reference_digest: The variant that quality is measured against; its recovery is 1 by definition.
         concurrency: Load at which speed is compared.
         reference_target: Where the reference runs, if the same variant competes with other settings, too.
-        refusals: Why variants may not compete although they are measured, by digest: sentences.
+        refusals: Why variants may not compete although they are measured, by digest: sentences. The reference always
+            may, as the others are measured against it.
 
     Raises: MeasurementError: figures come from different protocols or machines, so they must not be compared.
     """
@@ -171,7 +172,7 @@ def build_candidates(
             reason = f"Not measured yet at {concurrency} concurrent requests: {words}."
             unranked.append(Unranked(pair.name, pair.manifest.digest, reason))
             continue
-        if pair.manifest.digest in refusals:
+        if pair.manifest.digest in refusals and not is_reference:
             unranked.append(Unranked(pair.name, pair.manifest.digest, refusals[pair.manifest.digest]))
             continue
         candidate = Candidate(

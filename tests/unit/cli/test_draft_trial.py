@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from lightship.cli.draft_trial import TrialProtocol, cut_prompts, draft_refusal
+from lightship.cli.draft_trial import TrialProtocol, cut_prompts, draft_refusal, speedups
+from lightship.errors import MeasurementError
+from lightship.evaluation.greedy import GreedyRun
 from lightship.ports.measurements import Measurement, Metric, Target
 
 PROTOCOL = TrialProtocol(concurrency=8, num_rounds=3)
@@ -68,6 +70,18 @@ def test_draft_refusal_without_a_whole_trial_says_nothing(index: int) -> None:
 def test_trial_protocol_a_crowd_gets_a_prompt_each_and_a_few_users_get_32() -> None:
     assert [TrialProtocol(users, 1).num_prompts for users in (1, 32, 100)] == [32, 32, 100]
     assert TrialProtocol(8, 1).name != TrialProtocol(8, 3).name != TrialProtocol(16, 3).name
+
+
+def test_speedups_are_of_round_by_round() -> None:
+    base = [GreedyRun(((1, 2), (3,)), duration_s=1.0, concurrency=2)] * 2
+    drafted = [GreedyRun(((1, 2), (3,)), duration_s=seconds, concurrency=2) for seconds in (0.5, 2.0)]
+    assert speedups(base, drafted) == [2.0, 0.5]
+
+
+def test_speedups_model_that_generates_nothing_says_what_to_do() -> None:
+    nothing = [GreedyRun(((), ()), duration_s=1.0, concurrency=2)]
+    with pytest.raises(MeasurementError, match=r"generates nothing.*without a draft"):
+        speedups(nothing, nothing)
 
 
 def test_cut_prompts_later_parts_follow_when_every_beginning_is_used() -> None:

@@ -61,6 +61,8 @@ class CostModel:
         load_s = self.protocol.num_runs * (
             startup_s + len(self.protocol.concurrencies) * (2.0 + self.protocol.duration_s)
         )
+        if any(step.kind == "draft" for step in steps):
+            load_s += 2 * startup_s  # its trial: a worker without it, and one with it
         return CostEstimates(
             steps_s=tuple(steps_s),
             quality_s=startup_s + self._scoring_s(candidate.engine),
