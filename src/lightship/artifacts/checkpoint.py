@@ -1,7 +1,7 @@
 """Looks at a checkpoint before any work is spent on it: is it complete, safe and of a kind that can be served?
 
-Nothing here reads weights apart from hashing them, so values that are NaN or infinite are not found here; a measurement
-finds them.
+Nothing here reads weights apart from hashing them; whether they are finite is asked before something is made of them
+(`finite_weights.py`).
 """
 
 from __future__ import annotations

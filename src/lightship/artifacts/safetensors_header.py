@@ -93,6 +93,14 @@ def read_safetensors_header(path: Path) -> tuple[TensorEntry, ...]:
     return tuple(entries)
 
 
+def data_offset(path: Path) -> int:
+    """Where the tensors' data begin, in bytes from the start of the file.
+
+    Raises: CheckpointError: as `read_safetensors_header`.
+    """
+    return _LENGTH_BYTES + _read_header(path, path.stat().st_size)[1]
+
+
 def _read_header(path: Path, file_bytes: int) -> tuple[dict[str, Any], int]:
     """The header and its length in bytes."""
     if file_bytes < _LENGTH_BYTES:

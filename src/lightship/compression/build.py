@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lightship.artifacts.checkpoint import Checkpoint, inspect_checkpoint
+from lightship.artifacts.finite_weights import check_finite
 from lightship.artifacts.store import ArtifactStore, VariantDescription
 from lightship.compression.recipes import PRESETS
 from lightship.compression.resources import check_memory
@@ -65,7 +66,7 @@ def build_variant(recipe: Recipe, checkpoint: Checkpoint, context: BuildContext,
     """The recipe's variant: found in the store, or made.
 
     Raises: SpecError: a step that this model cannot take. ToolchainError, ArtifactError, CheckpointError: with what
-        failed and where its log is.
+        failed and where its log is, or which weights are not finite.
     Effects: may install a toolchain and run jobs for hours; intermediate steps stay in the store.
     """
     formats = formats_along(recipe, checkpoint.weight_format)  # before any work: a later step may be misspelt
@@ -77,6 +78,7 @@ def build_variant(recipe: Recipe, checkpoint: Checkpoint, context: BuildContext,
         inputs = _inputs(so_far, checkpoint, step_context)
         key = build_key(checkpoint, so_far.steps, inputs=inputs)
         if (found := context.store.find(key)) is None:
+            check_finite(checkpoint)
             step = find_step(one.kind, formats[count - 1])
             plan = step.plan(step.options(one), parent, step_context)
             is_last = count == len(recipe.steps)
