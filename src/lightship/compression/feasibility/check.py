@@ -177,7 +177,7 @@ def _refused_with_nearest(
 
 
 def _has_experts(recipe: Recipe, checkpoint: Checkpoint, shape: ModelShape | None) -> bool:
-    makes_experts = any(step.kind == "moe" for step in recipe.steps) and not _prunes_experts(recipe)
+    makes_experts = any(step.kind == "moe" and step.options.get("method") != "prune-experts" for step in recipe.steps)
     is_moe = shape.is_moe if shape is not None else _is_moe_name(checkpoint.architecture)
     return is_moe or makes_experts
 
@@ -194,13 +194,11 @@ def _expert_demands(demands: tuple[Demand, ...], *, has_experts: bool) -> tuple[
     return (Demand(Feature.QUANTIZED_EXPERTS if is_quantized else Feature.EXPERTS, "the model's experts"),)
 
 
-def _prunes_experts(recipe: Recipe) -> bool:
-    """Whether a step removes experts (REAP)."""
-    return any(step.kind == "moe" and step.options.get("method") == "prune-experts" for step in recipe.steps)
-
-
 def _check_moe_steps(recipe: Recipe, shape: ModelShape | None, *, engine: str) -> Feasibility:
-    if shape is None or shape.is_moe or not _prunes_experts(recipe):
+    methods = [step.options.get("method") for step in recipe.steps if step.kind == "moe"]
+    if (
+        shape is None or shape.is_moe or methods[:1] != ["prune-experts"]
+    ):  # after a step that makes some, there are some
         return feasible(engine=engine)
     return refused(
         "experts can only be pruned (REAP) where there are some, and this model is dense",

@@ -206,6 +206,15 @@ def test_check_feasible_after_pruning_does_not_judge_widths_of_the_source() -> N
     assert "multiples of 32" not in check_feasible(recipe, CHECKPOINT, AMX, config=config).reason
 
 
+def test_check_feasible_experts_that_a_step_before_made_may_be_pruned() -> None:
+    """Once a dense source was refused whatever came before the pruning."""
+    upcycle = RecipeStep("moe", {"method": "upcycle", "num_experts": 8})
+    prune = RecipeStep("moe", {"method": "prune-experts"})
+    assert check_feasible(Recipe("both", (upcycle, prune)), CHECKPOINT, AMX, config=CONFIG).is_feasible
+    found = check_feasible(Recipe("alone", (prune, upcycle)), CHECKPOINT, AMX, config=CONFIG)
+    assert "this model is dense" in found.reason
+
+
 def test_refusal_of_an_error_keeps_its_place_reason_and_hint() -> None:
     error = UnsafeCheckpointError("the weights are pickled", where="/m/pytorch_model.bin", hint="Use safetensors.")
     assert refusal_of(error) == refused("/m/pytorch_model.bin: the weights are pickled", nearest="Use safetensors.")
