@@ -171,20 +171,20 @@ _INTRODUCTION = """\
 
 Made by `python benchmarks/compression_techniques.py --write` on {date}: {machine}.
 
-Each variant was made by its preset (`lightship recipes show NAME`; {own} are recipes of the script) and measured on
-the engine that serves it: bits/byte, KL divergence (nats per token, top 64 and tail) and agreement of the likeliest
-token against `fp16` on OpenVINO over held-out texts; output tokens per second of 1, 8 and 32 concurrent requests of
-64 tokens in, 32 out (one run of three seconds each: differences below a tenth are noise; vLLM without compilation);
-minutes and peak memory of the jobs that made it; peak memory of the worker that served it. The models are tiny, so
-libraries are most of it, and speeds say little of large models: see the 0.5B-shaped model in [evidence](evidence.md).
+Each variant was made by its preset (`lightship recipes show NAME`; some have recipes of the script instead) and
+measured on the engine that serves it: bits/byte, KL divergence (nats per token, top 64 and tail) and agreement of the
+likeliest token against `fp16` on OpenVINO over held-out texts; output tokens per second of 1, 8 and 32 concurrent
+requests of 64 tokens in, 32 out (one run of three seconds each: differences below a tenth are noise; vLLM without
+compilation); minutes and peak memory of the jobs that made it; peak memory of the worker that served it. The models
+are tiny, so libraries are most of it, and speeds say little of large models: see the 0.5B-shaped model in
+[evidence](evidence.md).
 """
 
 
 def markdown(rows: list[Row]) -> str:
     """The page: a table for each model, then what was refused."""
     date, machine = f"{datetime.now(UTC):%Y-%m-%d}", this_machine().description
-    own = ", ".join(f"`{name}`" for name in OWN)
-    lines = [_INTRODUCTION.format(date=date, machine=machine, own=own)]
+    lines = [_INTRODUCTION.format(date=date, machine=machine)]
     for model in dict.fromkeys(row.model for row in rows):
         lines += [f"## {model}", "", _HEADER, _RULE]
         lines += [_line(row) for row in rows if row.model == model and not row.refused]
@@ -214,7 +214,7 @@ _RULE = "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
 
 
 def _line(row: Row) -> str:
-    speeds = [f"{row.tokens_per_s[users]:,.0f}" for users in ("1", "8", "32")]
+    speeds = [_number(row.tokens_per_s[users] or None, ",.0f") for users in ("1", "8", "32")]  # 0: not measured
     cells = [
         row.name,
         row.engine,

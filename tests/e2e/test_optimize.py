@@ -17,8 +17,6 @@ from lightship.spec.load import parse_spec
 
 pytestmark = pytest.mark.local
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "tasks"
-
 # Loose promises: what is tested is the search, not the speed of this machine.
 ARGUMENTS = (
     "--slo",
@@ -129,19 +127,32 @@ def test_optimize_finished_search_measures_nothing_again(user: User) -> None:
 
 
 def test_optimize_tasks_that_are_named_decide_on_finalists(user: User) -> None:
-    """Ten items say little, and the record says so; the variants and figures of the search before are found again."""
-    result = user.optimize("--task", str(EXAMPLES / "nature.yaml"), "--json")
+    """The variants and figures of the search before are found again."""
+    items = [
+        {"question": "Once upon a", "choices": [" time", " carrot"], "answer": 0},
+        {"question": "There was once a king who had three", "choices": [" slowly", " sons"], "answer": 1},
+        {"question": "The princess was so beautiful that", "choices": [" everyone", " of of"], "answer": 0},
+        {"question": "The wolf ran into the", "choices": [" very", " forest"], "answer": 1},
+    ]
+    (user.folder / "words.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    (user.folder / "words.yaml").write_text(
+        "version: 1\nname: words\nkind: multiple_choice\nitems: words.jsonl\n"
+        'prompt: "{question}"\nchoices: choices\nanswer: answer\n'
+    )
+    result = user.optimize("--task", "words.yaml", "--json")
     assert "tasks of fp16@openvino" in result.stderr
     record = record_of(result)
     student = next(one for one in record["candidates"] if one["name"] == "quarter-depth@openvino")
-    assert student["figures"]["tasks"]["num_items"] == 10
+    assert student["figures"]["tasks"]["num_items"] == 4
     assert "on tasks" in student["decision"]["reason"]
 
 
 def test_optimize_limit_without_a_task_is_refused(user: User) -> None:
     result = user.optimize("--limit", "3")
     assert result.returncode == 2
-    assert "--limit: 3 items of no task. Name a task with --task." in result.stderr
+    assert "--limit" in result.stderr
+    assert "3 items of no task" in result.stderr
+    assert "Name a task with --task" in result.stderr
 
 
 def test_optimize_spec_file_that_exists_is_not_overwritten(user: User) -> None:
