@@ -52,6 +52,8 @@ _HIGHER_IS_BETTER = frozenset(
     {
         Metric.TOP1_AGREEMENT,
         Metric.QUALITY_RECOVERY,
+        Metric.GREEDY_AGREEMENT,
+        Metric.DRAFT_SPEEDUP,
         Metric.DECODE_TOKENS_PER_S,
         Metric.GOODPUT_REQUESTS_PER_S,
         Metric.SLO_ATTAINMENT,

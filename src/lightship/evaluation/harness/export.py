@@ -25,12 +25,15 @@ SCHEMA_VERSION = 1
 # Every metric has one section; what is in none of these is about the quality of text.
 SECTIONS: dict[str, frozenset[Metric]] = {
     "quality": frozenset(
-        {Metric.BITS_PER_BYTE, Metric.PERPLEXITY, Metric.KL_NATS, Metric.TOP1_AGREEMENT, Metric.QUALITY_RECOVERY}
+        {
+            Metric.BITS_PER_BYTE, Metric.PERPLEXITY, Metric.KL_NATS, Metric.TOP1_AGREEMENT, Metric.QUALITY_RECOVERY,
+            Metric.GREEDY_AGREEMENT,
+        }
     ),
     "perf": frozenset(
         {
             Metric.DECODE_TOKENS_PER_S, Metric.GOODPUT_REQUESTS_PER_S, Metric.SLO_ATTAINMENT, Metric.TTFT_MS,
-            Metric.TPOT_MS, Metric.STARTUP_S,
+            Metric.TPOT_MS, Metric.STARTUP_S, Metric.DRAFT_SPEEDUP,
         }
     ),
     "memory": frozenset(
