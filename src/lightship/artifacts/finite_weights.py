@@ -19,12 +19,12 @@ from lightship.ports.variants import WeightFormat
 # An element is NaN or infinite when all these bits are set: the exponent; for E4M3, which has no infinity, all but the
 # sign. Source: IEEE 754-2019, section 3.4; OCP 8-bit Floating Point Specification 1.0, section 5.
 _ALL_SET = {
-    "F64": (np.uint64, 0x7FF0_0000_0000_0000),
-    "F32": (np.uint32, 0x7F80_0000),
-    "BF16": (np.uint16, 0x7F80),
-    "F16": (np.uint16, 0x7C00),
-    "F8_E5M2": (np.uint8, 0x7C),
-    "F8_E4M3": (np.uint8, 0x7F),
+    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+    "F32": ("<u4", 0x7F80_0000),
+    "BF16": ("<u2", 0x7F80),
+    "F16": ("<u2", 0x7C00),
+    "F8_E5M2": ("u1", 0x7C),
+    "F8_E4M3": ("u1", 0x7F),
 }
 # Masks among the buffers of some checkpoints are infinite, and are meant to be.
 _WEIGHT_NAMES = (".weight", ".bias")
@@ -53,12 +53,13 @@ def _check_folder(folder: Path, digest: str) -> None:
 
 def _check_tensor(path: Path, entry: TensorEntry, start: int) -> None:
     kind, bits = _ALL_SET[entry.dtype]
-    mask, step = kind(bits), _SLICE_BYTES // np.dtype(kind).itemsize
+    mask = np.array(bits, dtype=kind)
+    step = _SLICE_BYTES // mask.itemsize
     num_bad = 0
     for first in range(0, entry.num_elements, step):
         count = min(step, entry.num_elements - first)
         offset = start + entry.begin + first * mask.itemsize
-        elements = np.fromfile(path, dtype=kind, count=count, offset=offset)
+        elements = np.fromfile(path, dtype=mask.dtype, count=count, offset=offset)
         num_bad += int(np.count_nonzero((elements & mask) == mask))
     if num_bad:
         raise CheckpointError(
