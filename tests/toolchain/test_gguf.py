@@ -27,7 +27,7 @@ from lightship.compression.toolchains.environment import ToolchainFolder
 from lightship.engines.llamacpp.adapter import LlamacppAdapter
 from lightship.engines.llamacpp.config import LlamacppWorkerConfig
 from lightship.engines.process import WorkerProcess, free_port
-from lightship.errors import ToolchainError
+from lightship.errors import CheckpointError, ToolchainError
 from lightship.evaluation.prefix_scoring import PrefixScoringEndpoint
 from lightship.evaluation.quality.builtin_texts import builtin_texts
 from lightship.evaluation.quality.protocol import QualityProtocol, QualityResult, measure_quality
@@ -273,14 +273,30 @@ def test_convert_pre_tokenizer_that_llama_cpp_lacks_is_refused(
     assert len(context.store.ls()) == num_variants
 
 
-def test_convert_weights_that_are_nan_are_refused(tales: Checkpoint, context: BuildContext, tmp_path: Path) -> None:
-    folder = copy_of(tales, tmp_path)
+def overwrite_weights(folder: Path, elements: bytes) -> None:
+    """Puts the elements at the beginning of one matrix of the checkpoint."""
     content = bytearray((folder / "model.safetensors").read_bytes())
     (header_bytes,) = struct.unpack_from("<Q", content)
     header = json.loads(content[8 : 8 + header_bytes])
     begin = 8 + header_bytes + header["model.layers.3.mlp.up_proj.weight"]["data_offsets"][0]
-    content[begin : begin + 2] = b"\xc0\x7f"  # NaN in bf16
+    content[begin : begin + len(elements)] = elements
     (folder / "model.safetensors").write_bytes(content)
+
+
+def test_convert_weights_that_are_nan_are_refused_by_name(
+    tales: Checkpoint, context: BuildContext, tmp_path: Path
+) -> None:
+    folder = copy_of(tales, tmp_path)
+    overwrite_weights(folder, b"\xc0\x7f")  # NaN in bf16
+    with pytest.raises(CheckpointError, match=r"'model\.layers\.3\.mlp\.up_proj\.weight' are NaN"):
+        convert(folder, context)
+
+
+def test_convert_finite_weights_that_overflow_are_refused(
+    tales: Checkpoint, context: BuildContext, tmp_path: Path
+) -> None:
+    folder = copy_of(tales, tmp_path)
+    overwrite_weights(folder, b"\x7f\x7f" * 256)  # a row of the largest numbers of bf16
     with pytest.raises(ToolchainError, match="no finite numbers"):
         convert(folder, context)
 
