@@ -141,7 +141,6 @@ def _check_gguf(folder: Path) -> _Weights:
 
 def _check_safetensors(folder: Path) -> _Weights:
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    paths = [folder / name for name in names if name.endswith(SAFETENSORS_SUFFIX)]
     _check_weights_are_safe(folder, names)
     config = read_model_config(folder / CONFIG_NAME)
     _check_architecture(config, folder)
@@ -149,7 +148,7 @@ def _check_safetensors(folder: Path) -> _Weights:
         hint = "Save it with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)."
         raise CheckpointError(f"{TOKENIZER_NAME} is missing", where=str(folder), hint=hint)
     read_json_object(folder / TOKENIZER_NAME)
-    tensors = _read_shards(folder, paths)
+    tensors = _read_shards(folder)
     parameters = [tensor for tensor in tensors if tensor.dtype not in _NOT_PARAMETERS]
     if not parameters:
         raise CheckpointError("the checkpoint holds no weights", where=str(folder), hint=_AGAIN)
@@ -202,13 +201,22 @@ def _check_architecture(config: ModelConfig, folder: Path) -> None:
         )
 
 
-def _read_shards(folder: Path, paths: list[Path]) -> list[TensorEntry]:
-    """Tensors of all shards; with an index, exactly those it lists, each in the shard it says."""
+def shard_paths(folder: Path) -> list[Path]:
+    """The safetensors files that hold the model: with an index those that it lists, which may not be there.
+
+    Raises: CheckpointError: the index is not what the format asks for.
+    """
     where = _weight_map(folder)
     if where is not None:
-        paths = [folder / name for name in sorted(set(where.values()))]
+        return [folder / name for name in sorted(set(where.values()))]
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(SAFETENSORS_SUFFIX))
+
+
+def _read_shards(folder: Path) -> list[TensorEntry]:
+    """Tensors of all shards; with an index, exactly those it lists, each in the shard it says."""
+    where = _weight_map(folder)
     tensors: dict[str, TensorEntry] = {}
-    for path in paths:
+    for path in shard_paths(folder):
         if not path.is_file():
             index = folder / INDEX_NAME
             raise CheckpointError(f"shard {path.name} is missing, {INDEX_NAME} lists it", where=str(index), hint=_AGAIN)

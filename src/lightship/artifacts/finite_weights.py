@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightship.artifacts.checkpoint import Checkpoint
+from lightship.artifacts.checkpoint import Checkpoint, shard_paths
 from lightship.artifacts.safetensors_header import TensorEntry, data_offset, read_safetensors_header
 from lightship.errors import CheckpointError
 from lightship.ports.variants import WeightFormat
@@ -44,7 +44,7 @@ def check_finite(checkpoint: Checkpoint) -> None:
 def _check_folder(folder: Path, digest: str) -> None:
     """Looks once at each content: several recipes of one source follow each other."""
     del digest
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in shard_paths(folder):
         start = data_offset(path)
         for entry in read_safetensors_header(path):
             if entry.dtype in _ALL_SET and entry.name.endswith(_WEIGHT_NAMES) and entry.num_bytes:

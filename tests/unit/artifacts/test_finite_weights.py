@@ -70,3 +70,12 @@ def test_check_finite_file_that_was_mended_is_looked_at_again(tmp_path: Path) ->
     check_finite(checkpoint(tmp_path, "F32", struct.pack("<f", 1.0)))
     with pytest.raises(CheckpointError):
         check_finite(checkpoint(tmp_path, "F32", struct.pack("<f", float("inf"))))
+
+
+def test_check_finite_file_that_the_index_leaves_out_is_not_looked_at(tmp_path: Path) -> None:
+    """Some checkpoints carry a second copy in another layout; nothing reads it."""
+    checkpoint(tmp_path, "F32", struct.pack("<f", float("nan")))
+    (tmp_path / "model.safetensors").rename(tmp_path / "consolidated.safetensors")
+    names = {"mask": "model.safetensors", "model.norm.weight": "model.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    check_finite(checkpoint(tmp_path, "F32", struct.pack("<f", 1.0)))
