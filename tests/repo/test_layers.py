@@ -13,9 +13,10 @@ LAYERS = [  # lowest first; names in one set may not import each other
     {"errors", "units"},
     {"spec", "wire"},
     {"ports", "observability"},
-    {"artifacts", "serving", "transport"},
+    {"artifacts", "serving", "transport", "scaling", "kubernetes"},
     {"compression", "evaluation", "engines", "planning", "deploy"},
     {"gateway"},
+    {"simulation"},
     {"cli", "console", "testing"},
 ]
 HEIGHT = {name: level for level, layer in enumerate(LAYERS) for name in layer}

@@ -1,0 +1,126 @@
+"""What is to run where, as records: made from spec, measured ladder and planner, read by whoever renders or simulates.
+
+A *deployment* is one model's ladder with everything a replica of each rung needs to run, but no file format of any
+platform. Names that must agree between two rendered documents are generated from it, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from lightship.ports.variants import WeightFormat
+
+
+class FigureSource(StrEnum):
+    """Where a planned figure comes from, the most trustworthy first."""
+
+    MEASURED = "measured"  # on a machine like the one it is planned for
+    MANIFEST = "manifest"  # counted: sizes of files, layers, heads
+    ROOFLINE = "roofline"  # worked out of bytes, operations and the hardware's limits
+    VENDOR = "vendor"  # a vendor's data sheet or price list
+    GIVEN = "given"  # said by the user
+    ASSUMED = "assumed"  # a rule of thumb, named in `how`
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One planned number and why it is what it is.
+
+    `how` is its arithmetic in words and numbers (`16.0 GB / 100 MB/s x 2 + 120 s`), `unit` the unit of `value`.
+    """
+
+    value: float
+    unit: str
+    source: FigureSource
+    how: str
+
+
+@dataclass(frozen=True)
+class ReplicaNeeds:
+    """What one replica takes from the machine that it runs on.
+
+    Args:
+        memory_bytes: Host memory of all its processes: weights where they are read there, KV cache, activations, code.
+        num_cores: CPU cores it is given.
+        num_accelerators: Whole GPUs; 0 for a CPU.
+        accelerator: Name of their kind in the list of accelerators; "" where it does not matter, or there is none.
+        num_nodes: Machines it is split over (tensor and pipeline parallel beyond one machine).
+        startup_budget_s: Longest time from the start of its process to readiness, weight delivery included.
+        startup_s: Usual time, for predictions.
+        drain_s: Longest time that the requests under way take to end.
+    """
+
+    memory_bytes: Figure
+    num_cores: Figure
+    startup_budget_s: Figure
+    startup_s: Figure
+    drain_s: Figure
+    num_accelerators: int = 0
+    accelerator: str = ""
+    num_nodes: int = 1
+
+
+@dataclass(frozen=True)
+class DeployedRung:
+    """One rung of a ladder, ready to be started somewhere.
+
+    Args:
+        position: 0 is the top.
+        variant_name: Of the ladder.
+        variant_digest: Of its files; "" where it has not been made yet.
+        weight_format: Says which engine reads it.
+        weight_bytes: Of all its files.
+        engine: `openvino`, `vllm` or `llamacpp`.
+        engine_version: Pinned.
+        command: Program and arguments of one replica. `{model}` stands for the folder with the files, `{config}` for
+            the folder with `config_files`, `{port}` for the port it is to listen on.
+        config_files: Files that the command reads, name to content, with the same placeholders.
+        environment: Variables of its process.
+        port: Where it listens.
+        ready_path: Answered with 200 once it can serve.
+        needs: What one replica takes.
+        max_in_flight: Requests one replica serves at a time and keeps the promise.
+        goodput_requests_per_s: Of one replica.
+        quality_loss_high: Upper end of the interval; None where it was not measured.
+        tensor_parallel: Devices each layer is split over.
+        pipeline_parallel: Groups the layers are divided between.
+    """
+
+    position: int
+    variant_name: str
+    variant_digest: str
+    weight_format: WeightFormat
+    weight_bytes: int
+    engine: str
+    engine_version: str
+    command: tuple[str, ...]
+    config_files: Mapping[str, str]
+    environment: Mapping[str, str]
+    port: int
+    ready_path: str
+    needs: ReplicaNeeds
+    max_in_flight: Figure
+    goodput_requests_per_s: Figure
+    quality_loss_high: float | None = None
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One served model: its ladder and how many replicas of each rung there may be.
+
+    `min_replicas` and `max_replicas` hold for each rung; 0 as the least lets the model sleep. `secrets` names the
+    environment variables that are taken from secrets, never their values.
+    """
+
+    model_name: str
+    source: str
+    rungs: tuple[DeployedRung, ...]
+    min_replicas: int
+    max_replicas: int
+    idle_after_s: float
+    secrets: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
