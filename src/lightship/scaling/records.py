@@ -27,10 +27,10 @@ class ScalePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         idle_after_s: Time without a request after which it goes to `min_replicas`.
         scale_down_window_s: Down goes no lower than the most that was wanted within this time.
         scale_down_period_s: Least time between two steps down.
-        startup_s: Usual time until a new replica serves: what is queued by then counts as load.
+        startup_s: Usual time until a new replica serves; no window is shorter, for what comes back slowly is kept.
         attainment: Share of answers that must keep the promise; below it one more replica is wanted.
         usd_per_replica_hour: Price of one replica; None where it is not known.
-        max_usd_per_hour: Bound on the price of them all; None sets none.
+        max_usd_per_hour: Bound on the price of them all, where that leaves `min_replicas`; None sets none.
     """
 
     min_replicas: int = 1
