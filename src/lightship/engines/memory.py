@@ -1,4 +1,4 @@
-"""Peak memory of a process as the system counted it."""
+"""Memory of a process as the system counts it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,23 @@ def peak_resident_bytes(process_id: int) -> int:
 
     Source: VmHWM in proc_pid_status(5).
     """
+    return _status_bytes(process_id, "VmHWM:")
+
+
+def resident_bytes(process_id: int) -> int:
+    """Resident memory of a process now; 0 when it is gone or the system does not tell.
+
+    Source: VmRSS in proc_pid_status(5).
+    """
+    return _status_bytes(process_id, "VmRSS:")
+
+
+def _status_bytes(process_id: int, key: str) -> int:
     try:
         status = Path(f"/proc/{process_id}/status").read_text("ascii", errors="replace")
     except OSError:
         return 0
-    line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), None)
+    line = next((line for line in status.splitlines() if line.startswith(key)), None)
     return 0 if line is None else int(line.split()[1]) * 1024
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import aiohttp
 
-from lightship.engines.memory import group_members, peak_resident_bytes
+from lightship.engines.memory import group_members, peak_resident_bytes, resident_bytes
 from lightship.errors import EngineError
 from lightship.ports.clock import Clock, SystemClock
 
@@ -49,6 +49,7 @@ class WorkerProcess:
         command: Program and arguments.
         base_url: Where it will answer.
         ready_path: Path that is answered with status 200 once it can serve.
+        cores: Numbers of the cores it may run on; None leaves it all that this process has.
         log_path: Its standard output and error are appended here.
         environment: Variables that replace or extend this process's own.
     """
@@ -62,12 +63,14 @@ class WorkerProcess:
         log_path: Path,
         environment: Mapping[str, str] | None = None,
         ready_path: str = "/health/ready",
+        cores: frozenset[int] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.name = name
         self.base_url = base_url
         self.log_path = log_path
         self._ready_path = ready_path
+        self._cores = cores
         self._command = list(command)
         self._environment = {**os.environ, **(environment or {})}
         self._clock = clock or SystemClock()
@@ -146,6 +149,15 @@ class WorkerProcess:
             return 0
         return sum(peak_resident_bytes(process_id) for process_id in group_members(self.pid))
 
+    def rss_bytes(self) -> int:
+        """Resident memory of the worker and its helpers together now; 0 when they are gone.
+
+        Pages that several of them share count several times.
+        """
+        if self.pid is None:
+            return 0
+        return sum(resident_bytes(process_id) for process_id in group_members(self.pid))
+
     def log_tail(self) -> str:
         """The last lines this worker wrote to its log."""
         try:
@@ -172,6 +184,11 @@ class WorkerProcess:
                     env=self._environment,
                     start_new_session=True,
                 )
+            if self._cores is not None:
+                # It has one thread yet, whose cores all later ones inherit; before the exec it would need code that
+                # runs between fork and exec. One that has ended already is told of as such.
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setaffinity(self._process.pid, self._cores)
         except OSError as error:
             raise EngineError(f"cannot start the worker {self.name}: {error}", where=self._command[0]) from error
 

@@ -11,12 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 
 import msgspec
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from lightship.gateway.activation.holding import HeldEngine
+from lightship.gateway.activation.keep_alive import KeptAlive
 from lightship.gateway.api.openapi import openapi_json
 from lightship.gateway.catalog import Address, ModelCatalog
 from lightship.gateway.config import GatewayConfig
@@ -29,7 +32,7 @@ from lightship.gateway.tenants.authentication import Authenticator, Principal
 from lightship.gateway.terms import call_terms
 from lightship.gateway.translation import from_here, to_api_error
 from lightship.ports.clock import Clock
-from lightship.ports.engine import AttemptError, Engine, EngineCall, Outcome, StreamBrokenError
+from lightship.ports.engine import AttemptError, Engine, EngineCall, EngineReply, Outcome, StreamBrokenError
 from lightship.serving.body import read_json_body
 from lightship.serving.disconnect import CancelledWhenGone, ClientGoneError
 from lightship.serving.drain import InFlight
@@ -64,6 +67,7 @@ class GatewayApp:
         authenticator: Says whose a request is.
         clock: Time.
         exposition: What `/metrics` shows; by default what `telemetry` counted.
+        held: Holds requests for models that wake, where somebody starts replicas.
 
     Concurrency: one event loop.
     """
@@ -79,7 +83,9 @@ class GatewayApp:
         authenticator: Authenticator,
         clock: Clock,
         exposition: Callable[[], Awaitable[bytes]] | None = None,
+        held: HeldEngine | None = None,
     ) -> None:
+        self._held = held
         self.in_flight = InFlight()
         self._exposition = exposition or _own_exposition(telemetry)
         self._config = config
@@ -212,7 +218,7 @@ class GatewayApp:
         """Effects: sends the answer or the failure; only a cancellation comes out."""
         ready_s = self._clock.monotonic_s()
         try:
-            async with asyncio.timeout(self._config.timeouts.total_s), self._engine.open(call) as reply:
+            async with asyncio.timeout(self._config.timeouts.total_s), self._open(call, relay) as reply:
                 await relay.send_reply(reply, degraded=address.degraded, ready_s=ready_s)
         except AttemptError as error:
             _log.warning("request %s: %s (%s)", call.request_id, error.message, error.failure)
@@ -228,6 +234,18 @@ class GatewayApp:
         except Exception:  # noqa: BLE001 # a bug of ours must end as an answer to this client, and touch no other
             _log.exception("request %s", call.request_id)
             await relay.fail(internal_error(call.request_id))
+
+    def _open(self, call: EngineCall, relay: Relay) -> AbstractAsyncContextManager[EngineReply]:
+        """The opening of the call; a stream gets signs of life while it is held."""
+        held, opening = self._held, self._engine.open(call)
+        if held is None or not call.is_streaming:
+            return opening
+        return KeptAlive(
+            opening,
+            send_sign=relay.send_sign_of_life,
+            is_held=lambda: held.is_waking(call),
+            interval_s=held.config.keep_alive_s,
+        )
 
     def _importance_of(self, priority: str) -> int | None:
         one = self._dispatch.priority(priority)
@@ -253,9 +271,14 @@ class GatewayApp:
         del scope, receive
         if self.in_flight.is_draining:
             raise overloaded("This gateway is shutting down.", reason="shutdown")
-        if not self._pool.has_ready(rung=0):
+        if not self._pool.has_ready(rung=0) and not self._can_wake():
             raise overloaded("No engine of the top rung is ready.", reason="no-variant")
         await send_json(send, b'{"status":"ready"}')
+
+    def _can_wake(self) -> bool:
+        """Whether a request for some model would be held: a gateway whose models sleep is ready for requests."""
+        held = self._held
+        return held is not None and any(held.can_serve(model, 0) for model in self._dispatch.ladders)
 
     async def _openapi(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope, receive

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from lightship.errors import UsageError
+from lightship.gateway.activation.config import ActivationConfig, activation_problems
 from lightship.gateway.cache.config import CacheConfig, cache_problems
 from lightship.gateway.dispatch.config import DispatchConfig, LadderConfig, RungFacts, dispatch_problems
 from lightship.gateway.routing.config import RoutingConfig, routing_problems
@@ -83,6 +84,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     routing: RoutingConfig = RoutingConfig()
     state: StateConfig = StateConfig()
     server: ServerConfig = ServerConfig()
+    activation: ActivationConfig | None = None
 
     @property
     def served_models(self) -> tuple[str, ...]:
@@ -168,6 +170,8 @@ def config_problems(config: GatewayConfig) -> Iterable[str]:
     yield from _ambiguous_names(config)
     yield from (f"dispatch.{problem}" for problem in dispatch_problems(config.dispatch))
     yield from _described_ladder_problems(config)
+    if config.activation is not None:
+        yield from (f"activation.{problem}" for problem in activation_problems(config.activation))
     if config.cache is not None:
         yield from (f"cache.{problem}" for problem in cache_problems(config.cache))
     yield from (f"routing.{problem}" for problem in routing_problems(config.routing))

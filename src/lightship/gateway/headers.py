@@ -14,10 +14,11 @@ OVERHEAD_MS = "x-overhead-ms"
 QUEUE_MS = "x-queue-ms"
 QUALITY_LOSS = "x-quality-loss"
 CACHE = "x-cache"
+COLD_START = "x-cold-start"
 
 # Only the gateway may say these; a replica's own word for them is dropped.
 _OURS_IN_REPLIES = frozenset(
-    {REQUEST_ID, DEGRADED, OVERHEAD_MS, QUEUE_MS, QUALITY_LOSS, CACHE, "x-cache-score", "x-cache-bound"}
+    {REQUEST_ID, DEGRADED, OVERHEAD_MS, QUEUE_MS, QUALITY_LOSS, CACHE, COLD_START, "x-cache-score", "x-cache-bound"}
 )
 # These would tell clients about the machine behind, or set cookies on the gateway's name.
 _PRIVATE_IN_REPLIES = frozenset({"server", "date", "set-cookie", "via", "alt-svc", "strict-transport-security"})

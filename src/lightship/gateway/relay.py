@@ -20,12 +20,16 @@ from lightship.wire.sse import data_event
 _TAIL_BYTES = 64
 # A client that does not read may not keep the last event, nor the request, for longer than this.
 _LAST_EVENT_S = 1.0
+# Of an engine's refusal; more is no refusal.
+_MAX_ERROR_BYTES = 64 * 1024
 
 
 class Relay:
     """The sending side of one request. Exactly one of `send_reply`, `fail` and `give_up` says how it ended."""
 
-    __slots__ = ("_clock", "_ends_with_done", "_is_event_stream", "_is_started", "_record", "_send", "_tail")
+    __slots__ = (
+        "_clock", "_ends_with_done", "_is_early", "_is_event_stream", "_is_started", "_record", "_send", "_tail",
+    )  # fmt: skip
 
     def __init__(self, send: Send, record: RequestRecord, clock: Clock, *, ends_with_done: bool = True) -> None:
         self._send = send
@@ -33,8 +37,22 @@ class Relay:
         self._record = record
         self._clock = clock
         self._is_started = False
+        self._is_early = False
         self._is_event_stream = False
         self._tail = b""
+
+    async def send_sign_of_life(self) -> None:
+        """Sends a comment to a client whose stream is held; the first time with headers, after which no status can."""
+        if not self._is_started:
+            self._is_started = self._is_early = self._is_event_stream = True
+            ours = {
+                "content-type": "text/event-stream; charset=utf-8",
+                "cache-control": "no-cache",
+                names.REQUEST_ID: self._record.request_id,
+                names.COLD_START: "true",
+            }
+            await self._send({"type": "http.response.start", "status": 200, "headers": raw_headers(ours)})
+        await send_chunk(self._send, b": starting\n\n")
 
     async def send_reply(self, reply: EngineReply, *, degraded: str, ready_s: float) -> None:
         """Sends a committed reply to its end.
@@ -61,9 +79,14 @@ class Relay:
             names.QUEUE_MS: f"{reply.queue_s * 1000:.3f}",
             names.OVERHEAD_MS: f"{max(0.0, overhead_s) * 1000:.3f}",
         }
-        self._is_event_stream = reply.headers.get("content-type", "").startswith("text/event-stream")
-        self._is_started = True
-        await self._send({"type": "http.response.start", "status": reply.status, "headers": raw_headers(ours)})
+        is_event_stream = reply.headers.get("content-type", "").startswith("text/event-stream")
+        if self._is_early and not is_event_stream:
+            await self._send_as_event(reply)
+            return
+        self._is_event_stream = is_event_stream
+        if not self._is_started:
+            self._is_started = True
+            await self._send({"type": "http.response.start", "status": reply.status, "headers": raw_headers(ours)})
         async for chunk in reply.chunks:
             record.num_bytes += len(chunk)
             self._tail = chunk if len(chunk) >= _TAIL_BYTES else (self._tail + chunk)[-_TAIL_BYTES:]
@@ -87,6 +110,9 @@ class Relay:
             await self._send_error(error)
             return
         record.outcome = Outcome.FAILED
+        if self._is_early and not self._tail:  # nothing but signs of life was sent
+            record.status = error.status
+            record.outcome = Outcome.EVICTED if error.was_queued else outcome_of(error.status)
         if self._is_event_stream:
             await self._end_with_event(error)
         # Any other body is left unfinished: the server closes the connection, and the client sees that it is not whole.
@@ -95,6 +121,20 @@ class Relay:
         """Nobody is there to be told. An answer that was complete stays what it was."""
         if self._record.outcome is None:
             self._record.outcome = outcome
+
+    async def _send_as_event(self, reply: EngineReply) -> None:
+        """Sends an engine's refusal to a client that has had its headers already: as the stream's only event."""
+        body = b""
+        async for chunk in reply.chunks:
+            body += chunk
+            if len(body) > _MAX_ERROR_BYTES:
+                raise StreamBrokenError("the engine sent more than an error where a stream was asked for")
+        # one line, whatever the engine's JSON looked like: an event ends at an empty one
+        event = data_event(b" ".join(body.split(b"\n")))
+        self._record.num_bytes, self._tail = len(event), event[-_TAIL_BYTES:]
+        await send_chunk(self._send, event)
+        self._record.outcome = outcome_of(reply.status)
+        await end_stream(self._send)
 
     async def _send_error(self, error: ApiError) -> None:
         extra: Mapping[str, str] = {names.REQUEST_ID: self._record.request_id}

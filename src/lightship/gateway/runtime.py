@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from lightship.engines.remote import RemoteEngine, upstream_session
 from lightship.errors import UsageError
+from lightship.gateway.activation.holding import HeldEngine
+from lightship.gateway.activation.link import SupervisorLink
+from lightship.gateway.activation.loads import rung_loads
 from lightship.gateway.api.first_token import FirstTokenEngine
 from lightship.gateway.api.responding import ResponsesEngine
 from lightship.gateway.app import GatewayApp
@@ -28,6 +31,7 @@ from lightship.gateway.tenants.memory_store import MemoryStore
 from lightship.gateway.tenants.running import Tenants, running_tenants
 from lightship.gateway.tenants.store_loss import StoreLoss
 from lightship.ports.clock import Clock, SystemClock
+from lightship.ports.replica_control import ReplicaControl, RungLoad
 from lightship.transport.pool import ConnectionPool
 
 Exposition = Callable[[], Awaitable[bytes]]
@@ -47,6 +51,7 @@ class RunningGateway:
     telemetry: GatewayTelemetry
     session: ConnectionPool
     environment: Mapping[str, str]
+    link: SupervisorLink | None = None
 
     async def apply(self, config: GatewayConfig) -> None:
         """Puts another configuration to use; requests under way end as they began.
@@ -61,6 +66,8 @@ class RunningGateway:
             routing=config.routing,
             served_model=config.model_name,
         )
+        if self.link is not None:
+            self.link.apply_phases()
         self.stack.apply(config)
         self.telemetry.watch_replicas(self.pool)
         self.app.apply(config)
@@ -156,6 +163,9 @@ async def reloadable_gateway(
                 num_processes=config.server.workers,
             )
         )
+        link = None
+        if config.activation is not None and config.activation.control_socket:
+            link = SupervisorLink(config.activation.control_socket, clock=clock)
         app, pool, stack = _assemble(
             config,
             replicas,
@@ -164,11 +174,29 @@ async def reloadable_gateway(
             tenants=tenants,
             exposition=exposition,
             responses=responses,
+            control=link,
         )
         if stack.cached is not None:
             await resources.enter_async_context(stack.cached.running())
         await resources.enter_async_context(pool.watching())
-        yield RunningGateway(app, pool, stack, tenants, telemetry, session, environment)
+        if link is not None and (held := stack.held) is not None:
+            await resources.enter_async_context(_activated(link, held, stack, pool, telemetry))
+        yield RunningGateway(app, pool, stack, tenants, telemetry, session, environment, link)
+
+
+@asynccontextmanager
+async def _activated(
+    link: SupervisorLink, held: HeldEngine, stack: Stack, pool: ReplicaPool, telemetry: GatewayTelemetry
+) -> AsyncIterator[None]:
+    """The block in which replicas are woken, and what waits for them is let go as soon as they are ready."""
+
+    def loads() -> list[RungLoad]:
+        return rung_loads(held, stack.admitted.dispatcher, pool)
+
+    pool.on_readiness = held.recheck
+    telemetry.watch_activation(held, loads)
+    async with link.running(note_phase=pool.note_phase, loads=loads, on_change=held.recheck):
+        yield
 
 
 @asynccontextmanager
@@ -187,6 +215,7 @@ def _assemble(
     tenants: Tenants,
     exposition: Exposition | None,
     responses: ResponseStore | None = None,
+    control: ReplicaControl | None = None,
 ) -> tuple[GatewayApp, ReplicaPool, Stack]:
     pool = ReplicaPool(
         replicas,
@@ -197,7 +226,15 @@ def _assemble(
         num_processes=config.server.workers,
     )
     telemetry.watch_replicas(pool)
-    stack = build_stack(pool, config, telemetry=telemetry, clock=clock, ledger=tenants.ledger, responses=responses)
+    stack = build_stack(
+        pool,
+        config,
+        telemetry=telemetry,
+        clock=clock,
+        ledger=tenants.ledger,
+        responses=responses,
+        control=control,
+    )
     app = GatewayApp(
         config,
         engine=stack.top,
@@ -207,5 +244,6 @@ def _assemble(
         authenticator=tenants.authenticator,
         clock=clock,
         exposition=exposition,
+        held=stack.held,
     )
     return app, pool, stack

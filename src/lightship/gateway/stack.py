@@ -5,6 +5,7 @@
       relay.py         sends the reply on as it comes; what happens when it breaks
       LimitedEngine    the caller's own limits and budgets: reserves before, settles after
       CachedEngine     gives an answer that was given before; one call for several equal requests (if configured)
+      HeldEngine       holds what comes for a model that sleeps, until it has woken (if somebody starts replicas)
       AdmittedEngine   waits for its turn, chooses the rung, refuses what cannot be served in time
       MeteredEngine    asks for the token counts of a stream, reads them, hides them again
     --- the commit point: a layer below may still try another replica, nothing above may ---
@@ -24,6 +25,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from lightship.gateway.activation.holding import HeldEngine
 from lightship.gateway.cache.caching import CachedEngine
 from lightship.gateway.cache.store import ResponseStore
 from lightship.gateway.cache.telemetry import CacheTelemetry
@@ -41,6 +43,7 @@ from lightship.gateway.tenants.ledger import Ledger
 from lightship.gateway.tenants.limiting import LimitedEngine
 from lightship.ports.clock import Clock
 from lightship.ports.engine import Engine
+from lightship.ports.replica_control import ReplicaControl
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Stack:
     top: Engine
     limited: LimitedEngine
     cached: CachedEngine | None
+    held: HeldEngine | None
     admitted: AdmittedEngine
     retrying: RetryingEngine
 
@@ -58,6 +62,8 @@ class Stack:
         self.limited.apply(config.tenants, variants_of(config))
         if self.cached is not None:
             self.cached.apply(config.cache)
+        if self.held is not None and config.activation is not None:
+            self.held.config = config.activation
         self.admitted.apply(config.complete_dispatch)
         self.retrying.apply(max_attempts=config.max_attempts, budget_share=config.retry_budget_share)
 
@@ -70,6 +76,7 @@ def build_stack(
     clock: Clock,
     ledger: Ledger,
     responses: ResponseStore | None = None,
+    control: ReplicaControl | None = None,
 ) -> Stack:
     """All layers between the app and the replicas.
 
@@ -80,6 +87,7 @@ def build_stack(
         clock: Time.
         ledger: Where limits are counted.
         responses: Where answers are kept, if they are.
+        control: Who starts and stops the replicas, where somebody does.
     """
     budget = RetryBudget(config.retry_budget_share, clock=clock)
     engine: Engine = HedgedEngine(BalancedEngine(pool), pool=pool, budget=budget)
@@ -93,10 +101,20 @@ def build_stack(
     telemetry.watch_dispatcher(dispatcher, clock)
     admitted = AdmittedEngine(MeteredEngine(retrying), dispatcher, clock=clock, jitter=random.random)
     inner: Engine = admitted
+    held = None
+    if control is not None and config.activation is not None:
+        inner = held = HeldEngine(
+            admitted,
+            config.activation,
+            control=control,
+            is_up=pool.is_up,
+            acceptable_rungs=dispatcher.acceptable_rungs,
+            clock=clock,
+        )
     cached = None
     if responses is not None:
         inner = cached = CachedEngine(
-            admitted,
+            inner,
             config.cache,
             store=responses,
             acceptable_digests=dispatcher.acceptable_digests,
@@ -106,7 +124,7 @@ def build_stack(
     limited = LimitedEngine(
         inner, ledger=ledger, config=config.tenants, variants=variants_of(config), random_share=random.random
     )
-    return Stack(limited, limited, cached, admitted, retrying)
+    return Stack(limited, limited, cached, held, admitted, retrying)
 
 
 def variants_of(config: GatewayConfig) -> dict[str, list[str]]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 
+from lightship.gateway.activation.collector import ActivationCollector
+from lightship.gateway.activation.holding import HeldEngine
 from lightship.gateway.dispatch.collector import DispatchCollector
 from lightship.gateway.dispatch.dispatcher import Dispatcher
 from lightship.gateway.routing.collector import RoutingCollector
@@ -20,6 +22,7 @@ from lightship.observability import names
 from lightship.observability.counting import CountTable, TimeHistogram
 from lightship.ports.clock import Clock
 from lightship.ports.engine import AttemptFailure, Outcome, TokenUsage
+from lightship.ports.replica_control import RungLoad
 
 _log = logging.getLogger(__name__)
 _access_log = logging.getLogger("lightship.gateway.access")
@@ -154,6 +157,10 @@ class GatewayTelemetry:
     def watch_dispatcher(self, dispatcher: Dispatcher, clock: Clock) -> None:
         """Effects: the metrics of admission are read from it when they are asked for. To be called once."""
         self.registry.register(DispatchCollector(dispatcher, clock))
+
+    def watch_activation(self, held: HeldEngine, loads: Callable[[], Sequence[RungLoad]]) -> None:
+        """Effects: the metrics of activation are read from it when they are asked for. To be called once."""
+        self.registry.register(ActivationCollector(held, loads))
 
     def record_key_failure(self, failure: KeyFailure) -> None:
         """Counts one request that was not let in."""

@@ -30,6 +30,11 @@ EJECTIONS = "lightship_replica_ejections"
 ROUTING_PICKS = "lightship_routing_picks"
 PREFIX_BLOCKS = "lightship_routing_prefix_blocks"
 HEDGES = "lightship_hedges"
+RUNG_HELD = "lightship_rung_held_requests"
+RUNG_QUEUED = "lightship_rung_queued_requests"
+RUNG_UNDER_WAY = "lightship_rung_in_flight_requests"
+RUNG_PHASE = "lightship_rung_phase"
+HELD_REQUESTS = "lightship_held_requests"
 CONFIG_RELOADS = "lightship_config_reloads"
 CONFIG_LAST_RELOAD_SUCCESSFUL = "lightship_config_last_reload_successful"
 CONFIG_LAST_RELOAD_TIME = "lightship_config_last_reload_success_timestamp_seconds"
@@ -45,7 +50,7 @@ CACHE_FLIGHTS = "lightship_cache_flights"
 
 # Gauges of several processes add up, but for those that are one fact each process sees for itself.
 GAUGES_MERGED_BY_MAX = frozenset(
-    {REPLICA_UP, REPLICA_EJECTED, BREAKER_STATE, LADDER_LEVEL, DEVICE_LOAD, DEVICE_LIMIT_SCALE}
+    {REPLICA_UP, REPLICA_EJECTED, BREAKER_STATE, LADDER_LEVEL, DEVICE_LOAD, DEVICE_LIMIT_SCALE, RUNG_PHASE}
 )
 GAUGES_MERGED_BY_MIN = frozenset({QUALITY_BUDGET_LEFT})
 
@@ -74,6 +79,8 @@ LABEL_OBJECTIVE = "objective"
 LABEL_VERDICT = "verdict"
 LABEL_DEVICE = "device"
 LABEL_VARIANT = "variant"
+LABEL_RUNG = "rung"
+LABEL_PHASE = "phase"
 LABEL_FINISH_REASON = "finish_reason"
 
 # Seconds. OpenTelemetry's TTFT list, with 0.2 and 0.4 added: common SLO edges it lacks.

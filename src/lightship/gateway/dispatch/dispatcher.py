@@ -15,6 +15,7 @@ before it is so long that it could not start in time: a wait that ends in a refu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
 from lightship.gateway.dispatch.capacity import Device
@@ -119,18 +120,23 @@ class Dispatcher:
             return Start(ticket)
         return self._queue(ticket, ladder, num_ahead, now_s)
 
+    def acceptable_rungs(self, call: EngineCall) -> list[int]:
+        """The rungs of this deployment that may answer a call, the one it asked for first."""
+        ladder = self.ladders.get(call.served_model)
+        if ladder is None or call.rung >= ladder.num_local:
+            return []
+        rungs, terms = ladder.config.rungs, call.terms
+        takes_less = not call.is_pinned and terms.degrade is not Degrade.NEVER
+        below = range(call.rung + 1, ladder.num_local) if takes_less else ()
+        return [call.rung, *(rung for rung in below if 1 - rungs[rung].cautious_loss >= terms.min_quality)]
+
     def acceptable_digests(self, call: EngineCall) -> list[str]:
         """The variants whose answers a call accepts, the one it asked for first, as `x-served-variant` tells them: by
         digest, or by name where no digest is known.
         """
-        ladder = self.ladders.get(call.served_model)
-        if ladder is None or call.rung >= ladder.num_local:
-            return []
-        rungs = ladder.config.rungs[: ladder.num_local]
-        terms = call.terms
-        below = [] if call.is_pinned or terms.degrade is Degrade.NEVER else rungs[call.rung + 1 :]
-        accepted = [rungs[call.rung], *(one for one in below if 1 - one.cautious_loss >= terms.min_quality)]
-        return [one.variant_digest or one.variant_name for one in accepted]
+        rungs = self.acceptable_rungs(call)
+        facts = [self.ladders[call.served_model].config.rungs[rung] for rung in rungs]
+        return [one.variant_digest or one.variant_name for one in facts]
 
     def withdraw(self, ticket: Ticket) -> None:
         """The client of a waiting request has left."""
@@ -191,6 +197,11 @@ class Dispatcher:
                 yield Start(started)
         for ladder in self.ladders.values():
             self._update_level(ladder, now_s)
+
+    def num_waiting_by_rung(self) -> Counter[tuple[str, int]]:
+        """Requests in the queues, by model and the rung they asked for."""
+        waiting = (ticket for room in self._rooms.values() for ticket in room.waiting())
+        return Counter((ticket.served_model, ticket.asked_rung) for ticket in waiting)
 
     def next_wake_s(self) -> float | None:
         """When the next waiting request has to go; None when none waits."""

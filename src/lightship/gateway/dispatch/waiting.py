@@ -87,6 +87,10 @@ class WaitingRoom:
             )
             ticket.line = None
 
+    def waiting(self) -> Iterator[Ticket]:
+        """All of them, in no order."""
+        return (ticket for _, _, ticket in self._by_arrival if ticket.is_waiting)
+
     def heads(self) -> Iterator[Ticket]:
         """Who may be next, in order: the head of each class, every so often first that of the longest waiting one's."""
         if self._num_started % _PROMOTE_EVERY == _PROMOTE_EVERY - 1:

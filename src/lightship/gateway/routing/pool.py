@@ -33,6 +33,7 @@ from lightship.gateway.routing.sessions import SessionTable, session_key
 from lightship.gateway.routing.watching import Watch
 from lightship.ports.clock import Clock
 from lightship.ports.engine import AttemptError, AttemptFailure, EngineCall, EngineReply
+from lightship.ports.replica_control import ReplicaPhase
 from lightship.wire.errors import overloaded
 from lightship.wire.paths import API_PATHS
 
@@ -110,6 +111,8 @@ class ReplicaPool:
         self.counts = RoutingCounts()
         self.sessions = SessionTable(routing.session_capacity)
         self.states: list[ReplicaState] = []
+        self.on_readiness: Callable[[], None] = lambda: None
+        """Called whenever a replica became ready, or is not any more."""
         self._served_model = served_model
         self._num_processes = num_processes
         self._draw = draw
@@ -270,6 +273,8 @@ class ReplicaPool:
         silent, whoever waits for its first byte waits no longer.
         """
         was_ready = replica.health.is_ready
+        if replica.is_withdrawn:
+            health = replace(health, is_ready=False)
         replica.health = health
         replica.state.is_ready = health.is_ready
         if was_ready and not health.is_ready and has_lost_cache:
@@ -277,8 +282,24 @@ class ReplicaPool:
         if health.is_ready and not was_ready:
             replica.breaker.shorten_pause()
             self._refresh_block(replica)
+        if health.is_ready != was_ready:
+            self.on_readiness()
         if health.num_unanswered >= PROBES_WITHOUT_ANSWER:
             self._give_up_waiting(replica)
+
+    def note_phase(self, name: str, phase: ReplicaPhase) -> None:
+        """Whoever runs a replica says where it stands: one that drains gets nothing new from this moment on, and one
+        that is ready has been seen to answer, so nobody waits for the next probe.
+        """
+        replica = self._replicas.get(name)
+        if replica is None:
+            return
+        was_withdrawn, replica.is_withdrawn = replica.is_withdrawn, phase is not ReplicaPhase.READY
+        if replica.is_withdrawn:
+            keeps_cache = phase is ReplicaPhase.DRAINING
+            self.set_health(replica, Health(is_ready=False), has_lost_cache=not keeps_cache)
+        elif was_withdrawn or not replica.health.is_ready:
+            self.set_health(replica, Health(is_ready=True))
 
     def _give_up_waiting(self, replica: Replica) -> None:
         """Effects: attempts that have no answer yet fail, where there is another replica to try them at.

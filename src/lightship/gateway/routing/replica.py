@@ -53,6 +53,8 @@ class Replica:
         self.view = EngineView()
         self.ejected_until_s = 0.0
         self.num_ejections_in_a_row = 0
+        self.is_withdrawn = False
+        """Whoever runs it says that it takes nothing new: it sleeps, starts or drains, whatever probes find."""
 
     def apply(
         self,

@@ -1,0 +1,53 @@
+"""Keeps the connection of a stream open while its model wakes: headers and comments, which every client skips."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+
+from lightship.ports.engine import EngineReply
+
+
+class KeptAlive:
+    """The opening of a call, during which its client gets a sign of life now and then while it is held.
+
+    Args:
+        opening: Of the call.
+        send_sign: Sends one; the first also sends the headers, after which the status cannot change any more.
+        is_held: Whether it is still held: one that is being answered needs no sign.
+        interval_s: Until the first, and between two.
+    """
+
+    def __init__(
+        self,
+        opening: AbstractAsyncContextManager[EngineReply],
+        *,
+        send_sign: Callable[[], Awaitable[None]],
+        is_held: Callable[[], bool],
+        interval_s: float,
+    ) -> None:
+        self._opening = opening
+        self._send_sign = send_sign
+        self._is_held = is_held
+        self._interval_s = interval_s
+
+    async def __aenter__(self) -> EngineReply:
+        signs = asyncio.get_running_loop().create_task(self._send_signs())
+        try:
+            return await self._opening.__aenter__()
+        finally:
+            signs.cancel()
+            await asyncio.wait([signs])  # nothing else may be sent while a sign is
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._opening.__aexit__(kind, error, trace)
+
+    async def _send_signs(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval_s)
+            if self._is_held():
+                await self._send_sign()
