@@ -10,6 +10,7 @@ from lightship.cli.routing_config import routing_config
 from lightship.cli.tenants_config import tenants_config
 from lightship.errors import SpecError
 from lightship.evaluation.ladder import Ladder, Rung
+from lightship.gateway.activation.config import ActivationConfig
 from lightship.gateway.config import GatewayConfig, ReplicaConfig
 from lightship.gateway.dispatch.config import (
     DispatchConfig,
@@ -33,6 +34,7 @@ def gateway_config(
     port: int,
     home: Path,
     ladders: Mapping[str, Sequence[RungFacts]] = {},
+    control_socket: str = "",
 ) -> GatewayConfig:
     """The gateway in front of these replicas, with everything else as the spec says.
 
@@ -43,6 +45,7 @@ def gateway_config(
         home: The data directory: keys, and what must be shared or outlast the gateway.
         ladders: What was measured of each model's rungs, from the top down; the rungs of a model that is not here are
             of unknown quality.
+        control_socket: Of the supervisor of the replicas; "" where nobody starts them.
     """
     return GatewayConfig(
         host=spec.gateway.listen.host,
@@ -60,6 +63,19 @@ def gateway_config(
         tenants=tenants_config(spec, home),
         state=state_config(spec, home),
         server=server_config(spec.gateway),
+        activation=activation_config(spec.gateway, control_socket) if control_socket else None,
+    )
+
+
+def activation_config(gateway: GatewaySpec, control_socket: str) -> ActivationConfig:
+    """How requests are held for models that wake."""
+    waking = gateway.waking
+    return ActivationConfig(
+        control_socket=control_socket,
+        max_held=waking.max_held,
+        hold_s=waking.hold_s,
+        whole_answer_hold_s=waking.whole_answer_hold_s,
+        keep_alive_s=waking.keep_alive_s,
     )
 
 

@@ -15,12 +15,14 @@ import msgspec
 
 
 class ReplicaState(msgspec.Struct, frozen=True):
-    """One running worker."""
+    """One replica. `phase` is where it stands in its life, "" where nobody here starts and stops it."""
 
     name: str
     base_url: str
     variant: str
     pid: int
+    phase: str = ""
+    detail: str = ""
 
 
 class RunState(msgspec.Struct, frozen=True):

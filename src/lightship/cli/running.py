@@ -1,9 +1,10 @@
-"""Runs a ladder on this machine: one worker per rung and the gateway in front, restarted when they die.
+"""Runs a ladder on this machine: a supervisor of the rungs' replicas, and the gateway in front.
 
-    start workers (side by side) -> start gateway -> watch all -> [stop signal] -> stop gateway (drains) -> stop workers
+    start the replicas that always run -> start gateway -> serve
+    [stop signal] -> stop gateway (drains) -> stop replicas
 
-Each process is watched by a task of its own. One that ends is started again at the same address, with a pause that
-doubles from one second to half a minute; it is forgotten after a minute of running well.
+The gateway is started again when it dies, with a pause that doubles from one second to half a minute and is forgotten
+after a minute of running well. Replicas are the supervisor's (`engines/supervisor`).
 """
 
 from __future__ import annotations
@@ -18,29 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightship.cli.gateway_config import gateway_config, spill_rung
+from lightship.cli.local_replicas import LocalPool, RungToServe, local_pools, memory_budget_bytes
 from lightship.cli.prepare import Surroundings
-from lightship.cli.variant_worker import startup_budget_s
-from lightship.cli.worker_setup import worker_setup
-from lightship.engines.process import WorkerProcess, free_port
+from lightship.engines.process import WorkerProcess
+from lightship.engines.supervisor.control import ControlServer, control_folder
+from lightship.engines.supervisor.supervisor import Supervisor
 from lightship.errors import EngineError
-from lightship.gateway.config import ReplicaConfig, encode_config
-from lightship.gateway.dispatch.config import RungFacts
+from lightship.gateway.config import encode_config
 from lightship.ports.clock import Clock
-from lightship.ports.variants import Variant
 from lightship.spec.document import Spec
 
 _LOGGER = logging.getLogger(__name__)
 _GATEWAY_STARTUP_S = 30.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GOOD_RUN_S = 1.0, 30.0, 60.0
-
-
-@dataclass(frozen=True)
-class RungToServe:
-    """One rung of the ladder, the variant that serves it, and what was measured of it; position 0 is the top."""
-
-    position: int
-    variant: Variant
-    facts: RungFacts
 
 
 class SupervisedProcess:
@@ -83,45 +74,70 @@ class SupervisedProcess:
 
 @dataclass(frozen=True)
 class RunningSystem:
-    """A gateway and its workers, all ready."""
+    """A gateway and the supervisor of its replicas. `pools` is what may run."""
 
     gateway_url: str
     gateway: SupervisedProcess
-    workers: tuple[SupervisedProcess, ...]
+    supervisor: Supervisor
+    pools: tuple[LocalPool, ...]
 
 
 @asynccontextmanager
 async def running_system(
-    spec: Spec, rungs: Sequence[RungToServe], around: Surroundings, *, gateway_port: int
+    spec: Spec,
+    rungs: Sequence[RungToServe],
+    around: Surroundings,
+    *,
+    gateway_port: int,
+    on_change: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[RunningSystem]:
     """The whole system, started and ready; stopped when the block is left, gateway first.
 
-    Raises: EngineError: a process does not come up; the others are stopped.
+    Args:
+        spec: What is wanted.
+        rungs: The ladder, top first.
+        around: Where it runs.
+        gateway_port: For the gateway.
+        on_change: Called when a replica came into another phase.
+
+    Raises: EngineError: a replica that always runs, or the gateway, does not come up; the others are stopped.
     Effects: starts processes, writes their configurations below the data directory.
     """
-    ports = [free_port() for _ in rungs]
-    workers = tuple(_worker(spec, rung, port, around) for rung, port in zip(rungs, ports, strict=True))
-    gateway_url, gateway = _gateway(spec, rungs, ports, around, gateway_port=gateway_port)
-    drain_s = spec.gateway.drain_timeout_s
-    try:
-        with around.progress.task("starting workers and gateway"):
-            await _all_started([*workers])
-            await gateway.start()
-        yield RunningSystem(gateway_url, gateway, workers)
-    finally:
-        await gateway.stop(drain_timeout_s=drain_s + 5)
-        for worker in workers:
-            await worker.stop(drain_timeout_s=drain_s)
+    pools = tuple(local_pools(spec, rungs, around))
+    async with control_folder() as folder:
+        control = ControlServer(folder / "supervisor.sock")
+
+        def note_change() -> None:
+            control.note_change()
+            on_change()
+
+        supervisor = Supervisor(
+            [pool.pool_spec(spec.model.name) for pool in pools],
+            clock=around.clock,
+            memory_budget_bytes=memory_budget_bytes(spec.replicas),
+            num_gateways=spec.gateway.workers,
+            on_change=note_change,
+        )
+        gateway_url, gateway = _gateway(spec, rungs, pools, around, gateway_port=gateway_port, control=control.path)
+        async with supervisor.running(), control.running(supervisor):
+            try:
+                with around.progress.task("starting workers and gateway"):
+                    if spec.replicas.min:
+                        await _all_ready(supervisor)
+                    await gateway.start()
+                yield RunningSystem(gateway_url, gateway, supervisor, pools)
+            finally:
+                await gateway.stop(drain_timeout_s=spec.gateway.drain_timeout_s + 5)
 
 
 async def watch_until_stopped(
     system: RunningSystem, *, on_restart: Callable[[], None], on_watching: Callable[[], None]
 ) -> None:
-    """Keeps every process running until SIGINT or SIGTERM.
+    """Keeps the gateway running until SIGINT or SIGTERM.
 
     Args:
         system: What runs.
-        on_restart: Called when a process was started again.
+        on_restart: Called when the gateway was started again.
         on_watching: Called once, when a signal stops the system in order; whoever is told earlier could stop it rudely.
     """
     stopped = asyncio.Event()
@@ -131,61 +147,46 @@ async def watch_until_stopped(
     try:
         on_watching()
         async with asyncio.TaskGroup() as group:
-            watchers = [group.create_task(p.keep_running(on_restart)) for p in (system.gateway, *system.workers)]
+            watcher = group.create_task(system.gateway.keep_running(on_restart))
             await stopped.wait()
-            for watcher in watchers:
-                watcher.cancel()
+            watcher.cancel()
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
 
 
-async def _all_started(processes: Sequence[SupervisedProcess]) -> None:
+async def _all_ready(supervisor: Supervisor) -> None:
+    """Waits for one replica of each rung, started side by side."""
     try:
         async with asyncio.TaskGroup() as group:
-            for process in processes:
-                group.create_task(process.start())
+            for served_model, rung in supervisor.pools:
+                group.create_task(supervisor.until_ready(served_model, rung))
     except ExceptionGroup as errors:
         first = (errors.subgroup(EngineError) or errors).exceptions[0]
         raise first from errors
 
 
-def _worker(spec: Spec, rung: RungToServe, port: int, around: Surroundings) -> SupervisedProcess:
-    manifest = rung.variant.manifest
-    setup = worker_setup(spec, rung.variant, around, port=port)
-    setup.install(around)
-    config_path = _run_file(around, f"worker-{port}.json")
-
-    def make() -> WorkerProcess:
-        name, log_path = f"{manifest.name}-{rung.position}", around.logs / f"worker-{manifest.name}.log"
-        return setup.process(name, config_path=config_path, log_path=log_path)
-
-    budget_s = startup_budget_s(rung.variant, setup.adapter.name)
-    return SupervisedProcess(make, startup_timeout_s=budget_s, clock=around.clock)
-
-
 def _gateway(
-    spec: Spec, rungs: Sequence[RungToServe], ports: Sequence[int], around: Surroundings, *, gateway_port: int
+    spec: Spec,
+    rungs: Sequence[RungToServe],
+    pools: Sequence[LocalPool],
+    around: Surroundings,
+    *,
+    gateway_port: int,
+    control: Path,
 ) -> tuple[str, SupervisedProcess]:
-    replicas = [
-        ReplicaConfig(
-            name=f"{rung.variant.manifest.name}-{rung.position}",
-            base_url=f"http://127.0.0.1:{port}",
-            model_name=spec.model.name,
-            variant_name=rung.variant.manifest.name,
-            variant_digest=rung.variant.manifest.digest,
-            rung=rung.position,
-            device=rung.facts.device,
-        )
-        for rung, port in zip(rungs, ports, strict=True)
-    ]
+    replicas = [one.config for pool in pools for one in pool.replicas]
     facts = [rung.facts for rung in rungs]
     if (spill := spill_rung(spec, rung=len(rungs))) is not None:
         replicas.append(spill[0])
         facts.append(spill[1])
     ladders = {spec.model.name: facts}
-    config = gateway_config(spec, replicas, port=gateway_port, home=around.home, ladders=ladders)
-    config_path = _run_file(around, f"gateway-{gateway_port}.json")
+    config = gateway_config(
+        spec, replicas, port=gateway_port, home=around.home, ladders=ladders, control_socket=str(control)
+    )
+    folder = around.home / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    config_path = folder / f"gateway-{gateway_port}.json"
     config_path.write_bytes(encode_config(config))
     host = "127.0.0.1" if spec.gateway.listen.host in {"0.0.0.0", "::"} else spec.gateway.listen.host
     scheme = "http" if config.server.tls is None else "https"
@@ -200,9 +201,3 @@ def _gateway(
         )
 
     return url, SupervisedProcess(make, startup_timeout_s=_GATEWAY_STARTUP_S, clock=around.clock)
-
-
-def _run_file(around: Surroundings, name: str) -> Path:
-    folder = around.home / "run"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / name

@@ -35,20 +35,25 @@ def _status(args: argparse.Namespace) -> int:
     if not systems:
         sys.stdout.write("nothing is running; start with `lightship up`\n")
         return 0
-    table = Table("model", "process", "address", "variant", "pid", "health")
+    table = Table("model", "process", "address", "variant", "pid", "phase", "health")
     for system in systems:
         health = _health_of(system)
-        table.add_row(system.model, "gateway", system.gateway_url, "", str(system.pid), health["gateway"])
+        table.add_row(system.model, "gateway", system.gateway_url, "", str(system.pid), "", health["gateway"])
         for replica in system.replicas:
-            row = ("", replica.name, replica.base_url, replica.variant, str(replica.pid), health[replica.name])
+            phase = f"{replica.phase} ({replica.detail})" if replica.detail else replica.phase
+            pid = str(replica.pid) if replica.pid else ""
+            row = ("", replica.name, replica.base_url, replica.variant, pid, phase, health[replica.name])
             table.add_row(*row)
     print_table(table)
     return 0
 
 
 def _health_of(system: RunState) -> dict[str, str]:
-    urls = {"gateway": system.gateway_url} | {replica.name: replica.base_url for replica in system.replicas}
-    return {name: _health(url) for name, url in urls.items()}
+    health = {"gateway": _health(system.gateway_url)}
+    for replica in system.replicas:
+        has_process = replica.pid or not replica.phase  # nobody is there to be asked where none was started
+        health[replica.name] = _health(replica.base_url) if has_process else "-"
+    return health
 
 
 def _any_certificate() -> ssl.SSLContext:

@@ -8,7 +8,7 @@ import os
 import shlex
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +23,15 @@ from lightship.cli.assess import Assessment, assess, write_report
 from lightship.cli.gateway_config import measured_rungs, spill_rung
 from lightship.cli.ladder_table import print_ladder
 from lightship.cli.load_spec import load_spec
+from lightship.cli.local_replicas import RungToServe
 from lightship.cli.measure import Measurer
 from lightship.cli.prepare import BuiltVariants, Surroundings, build_variants, resolve_model, surroundings
 from lightship.cli.resources import resource_figures
 from lightship.cli.run_state import ReplicaState, RunState, published
-from lightship.cli.running import RungToServe, RunningSystem, running_system, watch_until_stopped
+from lightship.cli.running import RunningSystem, running_system, watch_until_stopped
 from lightship.errors import SpecError
 from lightship.observability.logs import configure_logging
+from lightship.ports.measurements import Metric
 from lightship.serving.server import bind_socket
 from lightship.spec.document import Spec
 
@@ -52,9 +54,19 @@ class Prepared:
         ladder = self.assessment.ladder
         variants = [by_digest[rung.candidate.variant_digest] for rung in ladder.rungs]
         facts = measured_rungs(ladder, concurrency=self.spec.measurement.target_concurrency)
+        entries = {entry.name: entry for entry in self.assessment.report.variants}
+        startups = [entries[rung.candidate.name].figure(Metric.STARTUP_S) for rung in ladder.rungs]
         return [
-            RungToServe(position, variant, measured)
-            for position, (variant, measured) in enumerate(zip(variants, facts, strict=True))
+            RungToServe(
+                position,
+                variant,
+                measured,
+                memory_bytes=int(rung.candidate.memory_bytes or 0),
+                startup_s=0.0 if startup is None else startup.value,
+            )
+            for position, (variant, measured, rung, startup) in enumerate(
+                zip(variants, facts, ladder.rungs, startups, strict=True)
+            )
         ]
 
 
@@ -118,11 +130,26 @@ async def _serve(prepared: Prepared, around: Surroundings, *, gateway_port: int)
         for rung in prepared.rungs:
             around.store.verify(rung.variant)
             in_use.enter_context(around.store.in_use(rung.variant))
-        async with running_system(prepared.spec, prepared.rungs, around, gateway_port=gateway_port) as system:
+        changes = ChangeNotes()
+        async with running_system(
+            prepared.spec, prepared.rungs, around, gateway_port=gateway_port, on_change=changes.note
+        ) as system:
             started_unix_s = around.clock.unix_s()
             with published(lambda: _state(prepared, system, started_unix_s), around.home) as write_state:
+                changes.listener = write_state
                 await watch_until_stopped(system, on_restart=write_state, on_watching=lambda: _greet(prepared, system))
                 _CONSOLE_STDERR.print("stopping: answers under way are finished first ...")
+
+
+class ChangeNotes:
+    """Passes changes of replicas on to whoever listens; those before anybody does are in what it writes first."""
+
+    def __init__(self) -> None:
+        self.listener: Callable[[], None] = lambda: None
+
+    def note(self) -> None:
+        """Something changed."""
+        self.listener()
 
 
 @contextmanager
@@ -137,6 +164,7 @@ def _reserved_port(spec: Spec, *, is_serving: bool) -> Iterator[int]:
 
 
 def _state(prepared: Prepared, system: RunningSystem, started_unix_s: float) -> RunState:
+    configs = {one.config.name: one.config for pool in system.pools for one in pool.replicas}
     return RunState(
         pid=os.getpid(),
         model=prepared.spec.model.name,
@@ -145,12 +173,14 @@ def _state(prepared: Prepared, system: RunningSystem, started_unix_s: float) -> 
         started_unix_s=started_unix_s,
         replicas=[
             ReplicaState(
-                name=worker.current.name,
-                base_url=worker.current.base_url,
-                variant=rung.variant.manifest.name,
-                pid=worker.current.pid or 0,
+                name=status.name,
+                base_url=configs[status.name].base_url,
+                variant=configs[status.name].variant_name,
+                pid=status.pid,
+                phase=status.phase.value,
+                detail=status.detail,
             )
-            for worker, rung in zip(system.workers, prepared.rungs, strict=True)
+            for status in system.supervisor.snapshot().replicas
         ],
     )
 

@@ -46,8 +46,10 @@ class WorkerSetup:
         if self.toolchain is not None:
             around.toolchains.ensure(self.toolchain, around.progress)
 
-    def process(self, name: str, *, config_path: Path, log_path: Path) -> WorkerProcess:
-        """An unstarted worker process. Effects: writes its configuration."""
+    def process(
+        self, name: str, *, config_path: Path, log_path: Path, cores: frozenset[int] | None = None
+    ) -> WorkerProcess:
+        """An unstarted worker process, on these cores or all. Effects: writes its configuration."""
         config_path.parent.mkdir(parents=True, exist_ok=True)
         self.adapter.write_config(self.settings, config_path)
         return WorkerProcess(
@@ -57,6 +59,7 @@ class WorkerSetup:
             log_path=log_path,
             environment=self.adapter.environment(self.settings),
             ready_path=self.adapter.ready_path,
+            cores=cores,
         )
 
 

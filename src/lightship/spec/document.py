@@ -13,7 +13,8 @@ from lightship.spec.cost import CostSpec
 from lightship.spec.engines import EnginesSpec
 from lightship.spec.gateway import GatewaySpec
 from lightship.spec.placement import DeploySpec, RoutingSpec, UpstreamSpec
-from lightship.spec.sections import MeasurementSpec, ModelSpec, QualitySpec, ReplicasSpec, SloSpec
+from lightship.spec.replicas import ReplicasSpec
+from lightship.spec.sections import MeasurementSpec, ModelSpec, QualitySpec, SloSpec
 from lightship.spec.values import AUTO_OR_LIST, RungField, RungName, VariantName, refuse_repeats
 
 _Auto = Annotated[Literal["auto"], Tag("auto")]
@@ -89,6 +90,16 @@ class Spec(StrictModel):
     @classmethod
     def _upstream_names_listed_once(cls, value: tuple[UpstreamSpec, ...]) -> tuple[UpstreamSpec, ...]:
         refuse_repeats(tuple(upstream.name for upstream in value))
+        return value
+
+    @field_validator("cost")
+    @classmethod
+    def _has_a_price_for_the_bound(cls, value: CostSpec, info: ValidationInfo) -> CostSpec:
+        replicas = info.data.get("replicas")
+        if replicas is not None and replicas.max_usd_per_hour is not None and value.usd_per_hour is None:
+            raise ValueError(
+                "replicas.max_usd_per_hour bounds what replicas cost; set cost.usd_per_hour, of one replica"
+            )
         return value
 
     @field_validator("routing")

@@ -89,6 +89,32 @@ class SemanticCacheSpec(StrictModel):
     )
 
 
+class WakingSpec(StrictModel):
+    """Requests for a model that sleeps or starts: held until it is awake."""
+
+    max_held: int = Field(
+        default=1024,
+        ge=1,
+        le=1_000_000,
+        description="Requests of one model and one class that may wait for it; more are refused. Unit: requests.",
+    )
+    hold_s: float = Field(default=300, gt=0, le=3600, description="Longest time a stream is held, in seconds.")
+    whole_answer_hold_s: float = Field(
+        default=55,
+        gt=0,
+        le=3600,
+        description="Longest time a request for a whole answer is held, below the limits of clients and proxies: its "
+        "connection cannot be kept open by signs of life, in seconds.",
+    )
+    keep_alive_s: float = Field(
+        default=10,
+        gt=0,
+        le=600,
+        description="Time after which a held stream gets its headers and a comment, and between two comments, in "
+        "seconds.",
+    )
+
+
 class CacheSpec(StrictModel):
     """Response caches of the gateway; null leaves one out."""
 
@@ -143,6 +169,7 @@ class GatewaySpec(StrictModel):
         default=StateSpec(), description="Where counters and answers live that must outlast or be shared."
     )
     admission: AdmissionSpec = Field(default=AdmissionSpec(), description="The queue and the steps of the ladder.")
+    waking: WakingSpec = Field(default=WakingSpec(), description="Requests for a model that sleeps.")
     priorities: Annotated[Mapping[Label, PrioritySpec], Field(strict=False)] = Field(
         default={}, max_length=100, description="Classes of requests by name."
     )

@@ -97,25 +97,6 @@ class QualitySpec(StrictModel):
     )
 
 
-class ReplicasSpec(StrictModel):
-    """How many engines run at the same time."""
-
-    min: int = Field(default=1, ge=0, le=1024, description="Fewest replicas kept running. Unit: replicas.")
-    max: int = Field(
-        default=1, ge=1, le=1024, description="Most replicas at peak load, not below `min`. Unit: replicas."
-    )
-    idle_after_s: float = Field(
-        default=600, ge=1, le=604_800, description="Time without requests before scaling to `min`, in seconds."
-    )
-
-    @field_validator("max")
-    @classmethod
-    def _not_below_min(cls, value: int, info: ValidationInfo) -> int:
-        if value < info.data.get("min", 0):
-            raise ValueError(f"{value} is less than replicas.min ({info.data['min']})")
-        return value
-
-
 _Concurrency = Annotated[int, Field(ge=1, le=1024)]
 
 

@@ -15,9 +15,6 @@ from lightship.spec.problems import Problem, show_short
 # Path of a value, or of a section with everything below it; only its default is accepted.
 NOT_SUPPORTED_YET: tuple[Path, ...] = (
     ("engines", "simulated"),
-    ("replicas", "min"),
-    ("replicas", "max"),
-    ("replicas", "idle_after_s"),
     ("gateway", "cache", "semantic"),
     ("deploy", "kubernetes"),
 )
