@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from lightship.engines.supervisor.replica import ManagedReplica, ReplicaSpec
 from lightship.ports.replica_control import ReplicaPhase, RungLoad
 from lightship.scaling.decide import scale
@@ -99,6 +101,10 @@ class ReplicaPool:
         self.decision = scale(load, self.history, self.spec.policy)
         self.history = self.decision.history
         return self.history.replicas != before
+
+    def give_up_one(self) -> None:
+        """One of its replicas makes room for another model: it is not wanted until a request asks for it again."""
+        self.history = replace(self.history, replicas=max(0, self.history.replicas - 1))
 
     def next_to_start(self, now_s: float) -> ManagedReplica | None:
         """Who is started next; None where enough run, or the one that failed must wait.

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 
 from msgspec.structs import replace
 
-from lightship.engines.supervisor.messages import Replicas
+from lightship.engines.supervisor.messages import Replicas, ReplicaStatus
 from lightship.engines.supervisor.pool import PoolSpec, ReplicaPool
 from lightship.engines.supervisor.replica import ManagedReplica, ReplicaSpec
 from lightship.engines.supervisor.status import rung_status
@@ -93,18 +93,17 @@ class Supervisor:
 
     def snapshot(self) -> Replicas:
         """How all of them stand."""
-        statuses = []
-        for one in self.replicas:
-            status = one.status()
-            if (why := self._blocked.get(one.spec.name)) and status.phase is ReplicaPhase.SLEEPING:
-                status = replace(status, detail=why)
-            statuses.append(status)
-        return Replicas(self._version, tuple(statuses))
+        return Replicas(self._version, tuple(self._status(one) for one in self.replicas))
 
     def rung_status(self, served_model: str, rung: int) -> RungStatus:
         """How one rung stands."""
         pool = self.pools.get((served_model, rung))
-        return rung_status(one.status() for one in pool.replicas) if pool else rung_status(())
+        return rung_status(self._status(one) for one in pool.replicas) if pool else rung_status(())
+
+    def _status(self, one: ManagedReplica) -> ReplicaStatus:
+        status = one.status()
+        why = self._blocked.get(one.spec.name)
+        return replace(status, detail=why) if why and status.phase is ReplicaPhase.SLEEPING else status
 
     def wake(self, served_model: str, rung: int) -> None:
         """A request wants this rung; one that is not known is none of ours."""
@@ -256,9 +255,11 @@ class Supervisor:
                 self._note_change()
             return False
         self._blocked.pop(name, None)
-        for one in self.replicas:
-            if one.spec.name in room.names:
-                self._begin_drain(one, f"idle longest, and {starting.spec.served_model} needs its memory")
+        for other in self.pools.values():
+            for one in other.replicas:
+                if one.spec.name in room.names:
+                    other.give_up_one()
+                    self._begin_drain(one, f"idle longest, and {starting.spec.served_model} needs its memory")
         return self._missing_bytes(starting) <= 0
 
     def _residents(self, *, may_go: bool) -> list[Resident]:
