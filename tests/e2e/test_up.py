@@ -131,7 +131,7 @@ def test_up_killed_without_a_word_takes_its_workers_with_it(running_up: Any, sys
         (["up", "--set", "model.source=builtin:nothing"], 3, "fairytales"),
         (["up", "--set", "variants=[fp17]"], 2, "fp16"),
         (["up", "--set", "slo.ttfs_ms=1"], 2, "ttft_ms"),
-        (["up", "--set", "replicas.max=4"], 2, "not supported yet"),
+        (["up", "--set", "gateway.cache.semantic.mode=serve"], 2, "not supported yet"),
         (["up", "-f", "missing.yaml"], 2, "missing.yaml"),
     ],
     ids=["folder", "builtin", "recipe", "key", "unsupported", "file"],

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +131,11 @@ async def running_system(
 
 
 async def watch_until_stopped(
-    system: RunningSystem, *, on_restart: Callable[[], None], on_watching: Callable[[], None]
+    system: RunningSystem,
+    *,
+    on_restart: Callable[[], None],
+    on_watching: Callable[[], None],
+    on_roll: Callable[[], Awaitable[None]],
 ) -> None:
     """Keeps the gateway running until SIGINT or SIGTERM.
 
@@ -139,19 +143,32 @@ async def watch_until_stopped(
         system: What runs.
         on_restart: Called when the gateway was started again.
         on_watching: Called once, when a signal stops the system in order; whoever is told earlier could stop it rudely.
+        on_roll: Called for SIGHUP, one at a time.
     """
-    stopped = asyncio.Event()
+    stopped, hung_up = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
+    signals = {signal.SIGINT: stopped, signal.SIGTERM: stopped, signal.SIGHUP: hung_up}
+    for number, event in signals.items():
+        loop.add_signal_handler(number, event.set)
+
+    async def roll_when_asked() -> None:
+        while True:
+            await hung_up.wait()
+            hung_up.clear()
+            await on_roll()
+
     try:
         on_watching()
         async with asyncio.TaskGroup() as group:
-            watcher = group.create_task(system.gateway.keep_running(on_restart))
+            watchers = [
+                group.create_task(system.gateway.keep_running(on_restart)),
+                group.create_task(roll_when_asked()),
+            ]
             await stopped.wait()
-            watcher.cancel()
+            for watcher in watchers:
+                watcher.cancel()
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in signals:
             loop.remove_signal_handler(number)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import shlex
 import signal
@@ -27,14 +28,18 @@ from lightship.cli.local_replicas import RungToServe
 from lightship.cli.measure import Measurer
 from lightship.cli.prepare import BuiltVariants, Surroundings, build_variants, resolve_model, surroundings
 from lightship.cli.resources import resource_figures
+from lightship.cli.rolling import roll
 from lightship.cli.run_state import ReplicaState, RunState, published
 from lightship.cli.running import RunningSystem, running_system, watch_until_stopped
-from lightship.errors import SpecError
+from lightship.engines.supervisor.messages import ReplicaStatus
+from lightship.errors import LightshipError, SpecError
 from lightship.observability.logs import configure_logging
 from lightship.ports.measurements import Metric
+from lightship.ports.replica_control import ReplicaPhase
 from lightship.serving.server import bind_socket
 from lightship.spec.document import Spec
 
+_LOGGER = logging.getLogger(__name__)
 _CONSOLE_STDERR = Console(stderr=True, highlight=False)
 
 
@@ -106,7 +111,7 @@ def run_up(args: argparse.Namespace) -> int:
         prepared = prepare(spec, around, is_forced=args.remeasure)
     print_ladder(Console(), prepared.assessment, prepared.built)
     if is_serving:
-        asyncio.run(_serve(prepared, around, gateway_port=gateway_port))
+        asyncio.run(_serve(prepared, around, gateway_port=gateway_port, read_spec=lambda: load_spec(args).spec))
     else:
         Console().print(f"report: {prepared.report_path}", highlight=False, soft_wrap=True)
     return 0
@@ -124,20 +129,36 @@ def _refuse_idle_upstreams(spec: Spec) -> None:
             )
 
 
-async def _serve(prepared: Prepared, around: Surroundings, *, gateway_port: int) -> None:
+async def _serve(prepared: Prepared, around: Surroundings, *, gateway_port: int, read_spec: Callable[[], Spec]) -> None:
     """Serves the ladder until it is told to stop."""
+    rungs, spec = prepared.rungs, prepared.spec
     with ExitStack() as in_use:
-        for rung in prepared.rungs:
+        for rung in rungs:
             around.store.verify(rung.variant)
             in_use.enter_context(around.store.in_use(rung.variant))
         changes = ChangeNotes()
-        async with running_system(
-            prepared.spec, prepared.rungs, around, gateway_port=gateway_port, on_change=changes.note
-        ) as system:
+        async with running_system(spec, rungs, around, gateway_port=gateway_port, on_change=changes.note) as system:
             started_unix_s = around.clock.unix_s()
+
+            async def roll_to_spec() -> None:
+                nonlocal spec
+                try:
+                    wanted = await asyncio.to_thread(read_spec)
+                except LightshipError as error:
+                    _LOGGER.error("no rolling update: %s", error)  # noqa: TRY400 - a user's mistake
+                    return
+                spec = await roll(
+                    spec, wanted, rungs=rungs, pools=system.pools, supervisor=system.supervisor, around=around
+                )
+
             with published(lambda: _state(prepared, system, started_unix_s), around.home) as write_state:
                 changes.listener = write_state
-                await watch_until_stopped(system, on_restart=write_state, on_watching=lambda: _greet(prepared, system))
+                await watch_until_stopped(
+                    system,
+                    on_restart=write_state,
+                    on_watching=lambda: _greet(prepared, system),
+                    on_roll=roll_to_spec,
+                )
                 _CONSOLE_STDERR.print("stopping: answers under way are finished first ...")
 
 
@@ -180,9 +201,21 @@ def _state(prepared: Prepared, system: RunningSystem, started_unix_s: float) -> 
                 phase=status.phase.value,
                 detail=status.detail,
             )
-            for status in system.supervisor.snapshot().replicas
+            for status in _shown(system)
         ],
     )
+
+
+def _shown(system: RunningSystem) -> list[ReplicaStatus]:
+    """The replicas worth telling of: those that run or failed, and sleeping ones up to the most that may run."""
+    shown: list[ReplicaStatus] = []
+    replicas = system.supervisor.snapshot().replicas
+    for pool in system.pools:
+        on_rung = [one for one in replicas if one.rung == pool.rung]
+        on_rung.sort(key=lambda one: one.phase is ReplicaPhase.SLEEPING)
+        num_awake = sum(one.phase is not ReplicaPhase.SLEEPING for one in on_rung)
+        shown += on_rung[: max(num_awake, pool.policy.max_replicas)]
+    return shown
 
 
 def _greet(prepared: Prepared, system: RunningSystem) -> None:

@@ -74,16 +74,24 @@ class RunningGateway:
 
 
 def build_app(
-    config: GatewayConfig, replicas: Iterable[Replica], *, clock: Clock, telemetry: GatewayTelemetry
+    config: GatewayConfig,
+    replicas: Iterable[Replica],
+    *,
+    clock: Clock,
+    telemetry: GatewayTelemetry,
+    control: ReplicaControl | None = None,
 ) -> tuple[GatewayApp, ReplicaPool]:
     """The app in front of these replicas, and their pool; nothing is probed yet (see `ReplicaPool.watching`).
 
-    It has neither keys nor limits: those need tasks of their own (see `reloadable_gateway`).
+    It has neither keys nor limits: those need tasks of their own (see `reloadable_gateway`). `control` starts and stops
+    the replicas, where the configuration has a section about that.
     """
     ledger = Ledger(MemoryStore(clock), clock, holder="alone", on_store_loss=StoreLoss.ALLOW)
     authenticator = Authenticator(are_keys_required=False, unix_s=clock.unix_s, on_failure=telemetry.record_key_failure)
     tenants = Tenants(authenticator, ledger, KeyWatch(None, authenticator, clock))
-    app, pool, _ = _assemble(config, replicas, clock=clock, telemetry=telemetry, tenants=tenants, exposition=None)
+    app, pool, _ = _assemble(
+        config, replicas, clock=clock, telemetry=telemetry, tenants=tenants, exposition=None, control=control
+    )
     return app, pool
 
 
@@ -193,7 +201,6 @@ async def _activated(
     def loads() -> list[RungLoad]:
         return rung_loads(held, stack.admitted.dispatcher, pool)
 
-    pool.on_readiness = held.recheck
     telemetry.watch_activation(held, loads)
     async with link.running(note_phase=pool.note_phase, loads=loads, on_change=held.recheck):
         yield
@@ -235,6 +242,8 @@ def _assemble(
         responses=responses,
         control=control,
     )
+    if stack.held is not None:
+        pool.on_readiness = stack.held.recheck
     app = GatewayApp(
         config,
         engine=stack.top,
