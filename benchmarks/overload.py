@@ -40,9 +40,10 @@ import msgspec
 
 from evidence import DEFAULT_DATA
 from lightship.artifacts.machine import this_machine
+from lightship.cli.local_replicas import RungToServe
+from lightship.cli.measured_ladder import Prepared, prepare
 from lightship.cli.prepare import surroundings
-from lightship.cli.running import RungToServe, running_system
-from lightship.cli.up import Prepared, prepare
+from lightship.cli.running import ServedModel, running_system
 from lightship.cli.variant_worker import started_worker
 from lightship.engines.process import free_port
 from lightship.evaluation.endpoint import CompletionEndpoint
@@ -125,10 +126,11 @@ class System:
 async def served(spec: Spec, rungs: Sequence[RungToServe]) -> AsyncIterator[System]:
     """The running system of these rungs."""
     around = surroundings()
-    async with running_system(spec, rungs, around, gateway_port=free_port()) as system:
+    async with running_system([ServedModel(spec, tuple(rungs))], around, gateway_port=free_port()) as system:
+        (model,) = system.models
         workers = {
-            rung.variant.manifest.digest: worker.current.base_url
-            for rung, worker in zip(rungs, system.workers, strict=True)
+            rung.variant.manifest.digest: pool.replicas[0].config.base_url
+            for rung, pool in zip(rungs, model.pools, strict=True)
         }
         yield System(system.gateway_url, workers, spec.model.name)
 

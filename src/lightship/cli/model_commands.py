@@ -1,4 +1,4 @@
-"""`lightship up` and `lightship report` on the command line; what they do is imported when they run.
+"""`lightship up`, `lightship serve` and `lightship report` on the command line; what they do is imported when they run.
 
 Building, measuring and serving need the extra `local`; the other commands must work without it.
 """
@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import argparse
 from importlib.util import find_spec
+from pathlib import Path
 
 from lightship.cli.load_spec import add_spec_options
 from lightship.errors import UsageError
 
 
 def add_model_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Registers `up` and `report`."""
+    """Registers `up`, `serve` and `report`."""
     up = subparsers.add_parser("up", help="build, measure and serve what the spec names (the main job)")
     add_spec_options(up)
     up.add_argument("--no-serve", action="store_true", help="stop after building, measuring and the report")
     up.add_argument("--remeasure", action="store_true", help="measure again what has figures already")
     up.set_defaults(run=_up)
+    serve = subparsers.add_parser("serve", help="several models behind one gateway, which make room for each other")
+    serve.add_argument(
+        "files", nargs="+", type=Path, metavar="SPEC", help="one spec per model; the first says the gateway"
+    )
+    serve.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="PATH=VALUE", help="set a value in every spec"
+    )
+    serve.set_defaults(run=_serve)
     report = subparsers.add_parser("report", help="write the report of what is measured (HTML, or JSON on stdout)")
     add_spec_options(report)
     report.add_argument("--json", action="store_true", help="print the report's figures as JSON")
@@ -30,6 +39,13 @@ def _up(args: argparse.Namespace) -> int:
     from lightship.cli.up import run_up
 
     return run_up(args)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    require_local_extra()
+    from lightship.cli.serve import run_serve
+
+    return run_serve(args)
 
 
 def _report(args: argparse.Namespace) -> int:

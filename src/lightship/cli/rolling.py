@@ -1,4 +1,4 @@
-"""A rolling update of what `lightship up` serves: every replica is replaced, each once its successor is ready.
+"""A rolling update of what `up` or `serve` serves: every replica is replaced, each once its successor is ready.
 
 SIGHUP asks for it. The spec is read again: settings of engines take effect, and a change of anything else is told of,
 for it needs a new start (another ladder must be measured before it is served).
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from lightship.cli.local_replicas import LocalPool, RungToServe, local_replica, replica_cores
 from lightship.cli.prepare import Surroundings
+from lightship.cli.running import LocalModel
 from lightship.engines.supervisor.replica import ReplicaSpec
 from lightship.engines.supervisor.supervisor import Supervisor
 from lightship.errors import LightshipError
@@ -43,24 +44,34 @@ def replacements(
 
 
 async def roll(
-    before: Spec,
-    after: Spec,
+    before: Sequence[Spec],
+    after: Sequence[Spec],
     *,
-    rungs: Sequence[RungToServe],
-    pools: Sequence[LocalPool],
+    models: Sequence[LocalModel],
     supervisor: Supervisor,
     around: Surroundings,
-) -> Spec:
-    """The spec that is served from now on. Never raises: whatever fails is logged, and what served before serves on."""
-    if ignored := changes_beside_engines(before, after):
-        _LOGGER.warning("needs a new start, and is not changed: %s", ", ".join(ignored))
-    served = before.model_copy(update={"engines": after.engines})
-    if served.engines != before.engines:
-        _LOGGER.warning("settings of engines change: the figures of the ladder were measured with the old ones")
+) -> list[Spec]:
+    """The specs that are served from now on.
+
+    Whatever fails is logged and not raised: what served before serves on.
+    """
+    served: list[Spec] = []
+    wanted: dict[str, ReplicaSpec] = {}
+    for old, new, model in zip(before, after, models, strict=True):
+        if ignored := changes_beside_engines(old, new):
+            _LOGGER.warning("%s: needs a new start, and is not changed: %s", old.model.name, ", ".join(ignored))
+        spec = old.model_copy(update={"engines": new.engines})
+        if spec.engines != old.engines:
+            _LOGGER.warning(
+                "%s: settings of engines change: the figures of its ladder were measured with the old ones",
+                old.model.name,
+            )
+        served.append(spec)
+        wanted |= replacements(spec, model.served.rungs, model.pools, around)
     try:
-        num_rolled = await supervisor.roll(replacements(served, rungs, pools, around))
+        num_rolled = await supervisor.roll(wanted)
     except LightshipError as error:
         _LOGGER.error("the rolling update stopped: %s", error)  # noqa: TRY400 - a known condition
-        return before
+        return list(before)
     _LOGGER.warning("rolling update done: %d replicas replaced", num_rolled)
     return served

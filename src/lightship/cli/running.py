@@ -18,14 +18,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightship.cli.gateway_config import gateway_config, spill_rung
+import msgspec
+
+from lightship.cli.gateway_config import dispatch_config, gateway_config, spill_rung
 from lightship.cli.local_replicas import LocalPool, RungToServe, local_pools, memory_budget_bytes
 from lightship.cli.prepare import Surroundings
 from lightship.engines.process import WorkerProcess
 from lightship.engines.supervisor.control import ControlServer, control_folder
 from lightship.engines.supervisor.supervisor import Supervisor
 from lightship.errors import EngineError
-from lightship.gateway.config import encode_config
+from lightship.gateway.config import GatewayConfig, ReplicaConfig, encode_config
+from lightship.gateway.dispatch.config import LadderConfig
 from lightship.ports.clock import Clock
 from lightship.spec.document import Spec
 
@@ -73,19 +76,34 @@ class SupervisedProcess:
 
 
 @dataclass(frozen=True)
+class ServedModel:
+    """One model and its ladder, top first."""
+
+    spec: Spec
+    rungs: tuple[RungToServe, ...]
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A served model with the replicas that may run here, a pool for each rung."""
+
+    served: ServedModel
+    pools: tuple[LocalPool, ...]
+
+
+@dataclass(frozen=True)
 class RunningSystem:
-    """A gateway and the supervisor of its replicas. `pools` is what may run."""
+    """A gateway and the supervisor of its replicas. `models` is what may run."""
 
     gateway_url: str
     gateway: SupervisedProcess
     supervisor: Supervisor
-    pools: tuple[LocalPool, ...]
+    models: tuple[LocalModel, ...]
 
 
 @asynccontextmanager
 async def running_system(
-    spec: Spec,
-    rungs: Sequence[RungToServe],
+    served: Sequence[ServedModel],
     around: Surroundings,
     *,
     gateway_port: int,
@@ -94,8 +112,7 @@ async def running_system(
     """The whole system, started and ready; stopped when the block is left, gateway first.
 
     Args:
-        spec: What is wanted.
-        rungs: The ladder, top first.
+        served: The models; the spec of the first says everything about the gateway and the machine's memory.
         around: Where it runs.
         gateway_port: For the gateway.
         on_change: Called when a replica came into another phase.
@@ -103,7 +120,8 @@ async def running_system(
     Raises: EngineError: a replica that always runs, or the gateway, does not come up; the others are stopped.
     Effects: starts processes, writes their configurations below the data directory.
     """
-    pools = tuple(local_pools(spec, rungs, around))
+    models = tuple(LocalModel(one, tuple(local_pools(one.spec, one.rungs, around))) for one in served)
+    spec = served[0].spec
     async with control_folder() as folder:
         control = ControlServer(folder / "supervisor.sock")
 
@@ -112,20 +130,19 @@ async def running_system(
             on_change()
 
         supervisor = Supervisor(
-            [pool.pool_spec(spec.model.name) for pool in pools],
+            [pool.pool_spec(one.served.spec.model.name) for one in models for pool in one.pools],
             clock=around.clock,
             memory_budget_bytes=memory_budget_bytes(spec.replicas),
             num_gateways=spec.gateway.workers,
             on_change=note_change,
         )
-        gateway_url, gateway = _gateway(spec, rungs, pools, around, gateway_port=gateway_port, control=control.path)
+        gateway_url, gateway = _gateway(models, around, gateway_port=gateway_port, control=control.path)
         async with supervisor.running(), control.running(supervisor):
             try:
                 with around.progress.task("starting workers and gateway"):
-                    if spec.replicas.min:
-                        await _all_ready(supervisor)
+                    await _all_ready(supervisor)
                     await gateway.start()
-                yield RunningSystem(gateway_url, gateway, supervisor, pools)
+                yield RunningSystem(gateway_url, gateway, supervisor, models)
             finally:
                 await gateway.stop(drain_timeout_s=spec.gateway.drain_timeout_s + 5)
 
@@ -173,10 +190,11 @@ async def watch_until_stopped(
 
 
 async def _all_ready(supervisor: Supervisor) -> None:
-    """Waits for one replica of each rung, started side by side."""
+    """Waits for one replica of each rung that never sleeps, started side by side."""
     try:
         async with asyncio.TaskGroup() as group:
-            for served_model, rung in supervisor.pools:
+            always = [key for key, pool in supervisor.pools.items() if pool.spec.policy.min_replicas]
+            for served_model, rung in always:
                 group.create_task(supervisor.until_ready(served_model, rung))
     except ExceptionGroup as errors:
         first = (errors.subgroup(EngineError) or errors).exceptions[0]
@@ -184,22 +202,12 @@ async def _all_ready(supervisor: Supervisor) -> None:
 
 
 def _gateway(
-    spec: Spec,
-    rungs: Sequence[RungToServe],
-    pools: Sequence[LocalPool],
-    around: Surroundings,
-    *,
-    gateway_port: int,
-    control: Path,
+    models: Sequence[LocalModel], around: Surroundings, *, gateway_port: int, control: Path
 ) -> tuple[str, SupervisedProcess]:
-    replicas = [one.config for pool in pools for one in pool.replicas]
-    facts = [rung.facts for rung in rungs]
-    if (spill := spill_rung(spec, rung=len(rungs))) is not None:
-        replicas.append(spill[0])
-        facts.append(spill[1])
-    ladders = {spec.model.name: facts}
-    config = gateway_config(
-        spec, replicas, port=gateway_port, home=around.home, ladders=ladders, control_socket=str(control)
+    spec = models[0].served.spec
+    config = _with_all_ladders(
+        gateway_config(spec, _replicas(models), port=gateway_port, home=around.home, control_socket=str(control)),
+        models,
     )
     folder = around.home / "run"
     folder.mkdir(parents=True, exist_ok=True)
@@ -218,3 +226,28 @@ def _gateway(
         )
 
     return url, SupervisedProcess(make, startup_timeout_s=_GATEWAY_STARTUP_S, clock=around.clock)
+
+
+def _replicas(models: Sequence[LocalModel]) -> list[ReplicaConfig]:
+    """Of all models, each one's spill rung included."""
+    replicas = []
+    for one in models:
+        spec = one.served.spec
+        replicas += [replica.config for pool in one.pools for replica in pool.replicas]
+        if (spill := spill_rung(spec, rung=len(one.served.rungs))) is not None:
+            name = f"{spec.model.name}-{spill[0].name}" if len(models) > 1 else spill[0].name
+            replicas.append(msgspec.structs.replace(spill[0], name=name, served_model=spec.model.name))
+    return replicas
+
+
+def _with_all_ladders(config: GatewayConfig, models: Sequence[LocalModel]) -> GatewayConfig:
+    """Every model with the promise, budget and policy of its own spec."""
+    ladders: dict[str, LadderConfig] = {}
+    for one in models:
+        spec = one.served.spec
+        facts = [rung.facts for rung in one.served.rungs]
+        if (spill := spill_rung(spec, rung=len(facts))) is not None:
+            facts.append(spill[1])
+        own = dispatch_config(spec, {spec.model.name: facts}, num_processes=config.server.workers)
+        ladders |= own.ladders
+    return msgspec.structs.replace(config, dispatch=msgspec.structs.replace(config.dispatch, ladders=ladders))

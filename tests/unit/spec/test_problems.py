@@ -157,7 +157,7 @@ def test_parse_spec_all_problems_of_a_file_are_told_at_once() -> None:
         "slo: {tpot_ms: 0}\n"
         "upstreams: [{name: cloud, base_url: 'https://example.com'}]\n"
         "routing: {spill: {to: clod}}\n"
-        "replicas: {max: 4}\n"
+        "gateway: {cache: {semantic: {}}}\n"
         "measurement: {concurrencies: [2]}\n"
     )
     assert [line.split(": ")[0:2] for line in told.splitlines()[1:]] == [
@@ -165,5 +165,5 @@ def test_parse_spec_all_problems_of_a_file_are_told_at_once() -> None:
         ["  lightship.yaml:2", "slo.tpot_ms"],
         ["  lightship.yaml:4", "routing"],
         ["  lightship.yaml:6", "measurement.target_concurrency"],
-        ["  lightship.yaml:5", "replicas.max"],
+        ["  lightship.yaml:5", "gateway.cache.semantic"],
     ]
