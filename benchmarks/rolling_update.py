@@ -7,7 +7,7 @@ after another keep it busy, and check every stream to its `[DONE]`. Meanwhile
 
     up      more clients than one replica should have: a second one is started
     down    fewer: it is drained and stopped, with streams under way on it
-    roll    every replica is replaced by a new one, twice
+    roll    every replica is replaced by a new one, three times
     crash   a replica is killed with SIGKILL while it answers
 
 The first three must fail nobody. The crash may break only those streams that had begun on the killed replica.
@@ -37,7 +37,7 @@ from scale_from_zero import spec_of
 
 _LIMIT_S = 120.0
 # Of a stream; each takes a second or more on this kind of machine, so that some are always under way.
-_NUM_TOKENS = 120
+_NUM_TOKENS = 600
 
 
 @dataclass
@@ -154,7 +154,7 @@ async def steps(
     load.step = "roll"
     set_clients(6)
     before = pids()
-    num_rolled = sum([await system.supervisor.roll() for _ in range(2)])
+    num_rolled = sum([await system.supervisor.roll() for _ in range(3)])
     await asyncio.sleep(seconds / 3)
     seen["roll"] = f"{num_rolled} replacements, {len(pids() & before)} old processes left"
     load.step = "crash"

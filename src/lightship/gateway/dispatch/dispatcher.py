@@ -35,6 +35,9 @@ _STARTS_S = 1.0
 # Starts per second below which a wait cannot be predicted yet.
 _LEAST_STARTS_PER_S = 0.5
 
+# Recent answers before the share of kept promises among them says anything.
+_LEAST_ANSWERS = 8.0
+
 IsUp = Callable[[str, int], bool]
 RungOfSession = Callable[[str, CallTerms], int | None]
 
@@ -174,8 +177,10 @@ class Dispatcher:
             return
         if answered.tpot_s is not None:
             place.tpot.learn(ticket.num_together, answered.tpot_s)
+        kept_promise = _kept_promise(answered, ladder)
+        place.kept.note(kept_promise, now_s)
         place.device.note_answer(
-            kept_promise=_kept_promise(answered, ladder),
+            kept_promise=kept_promise,
             was_full=was_full,
             attainment=ladder.config.attainment,
             started_s=ticket.started_s,
@@ -202,6 +207,10 @@ class Dispatcher:
         """Requests in the queues, by model and the rung they asked for."""
         waiting = (ticket for room in self._rooms.values() for ticket in room.waiting())
         return Counter((ticket.served_model, ticket.asked_rung) for ticket in waiting)
+
+    def attainment(self, served_model: str, rung: int, now_s: float) -> float | None:
+        """Share of a rung's recent answers that kept the promise; None where there were too few to say."""
+        return self.ladders[served_model].places[rung].kept.share(now_s, at_least=_LEAST_ANSWERS)
 
     def next_wake_s(self) -> float | None:
         """When the next waiting request has to go; None when none waits."""

@@ -8,11 +8,13 @@ from dataclasses import replace
 from lightship.gateway.dispatch.capacity import Device
 from lightship.gateway.dispatch.config import UNMEASURED_CONCURRENCY, DispatchConfig, LadderConfig, RungFacts
 from lightship.gateway.dispatch.ladder import LadderLoad, Level, RungView, next_level
-from lightship.gateway.dispatch.prediction import DecayingRate, LearnedLine
+from lightship.gateway.dispatch.prediction import DecayingRate, DecayingShare, LearnedLine
 from lightship.gateway.dispatch.quality_budget import QualityBudget
 
 # Seconds over which arrivals are averaged: long enough that chance alone seldom takes them below `up_load_share`.
 _RATE_S = 10.0
+# Seconds over which the share of kept promises is averaged: about as long as a replica takes to start.
+_KEPT_S = 30.0
 # Seconds. A shed request counts as overload for so long: less than an overload has to last, so that one alone is none.
 _OVERLOAD_MEMORY_S = 0.2
 
@@ -34,6 +36,8 @@ class RungPlace:
         """Seconds to first byte over (weighted) prompt tokens that had to be computed until then."""
         self.tpot = LearnedLine()
         """Seconds per output token over requests under way on the device."""
+        self.kept = DecayingShare(time_constant_s=_KEPT_S)
+        """Answers that kept the promise, whatever of it is the engine's part."""
         self.num_in_flight = 0
         self.num_started = 0
 

@@ -102,3 +102,30 @@ class DecayingRate:
         if passed_s > 0:
             self._value *= exp(-passed_s / self._tau_s)
             self._at_s = now_s
+
+
+class DecayingShare:
+    """Share of the events of the last `time_constant_s` or so that were as they should be.
+
+    >>> share = DecayingShare(time_constant_s=30.0)
+    >>> for event in range(100): share.note(event % 4 > 0, now_s=event / 10)
+    >>> round(share.share(10.0, at_least=8) or 0, 1)
+    0.8
+    """
+
+    __slots__ = ("_all", "_good", "_tau_s")
+
+    def __init__(self, *, time_constant_s: float) -> None:
+        self._tau_s = time_constant_s
+        self._good = DecayingRate(time_constant_s=time_constant_s)
+        self._all = DecayingRate(time_constant_s=time_constant_s)
+
+    def note(self, is_good: bool, now_s: float) -> None:
+        """One event."""
+        self._all.note(now_s)
+        self._good.note(now_s, float(is_good))
+
+    def share(self, now_s: float, *, at_least: float) -> float | None:
+        """The share; None where fewer than `at_least` events are left of what was seen."""
+        rate = self._all.per_s(now_s)
+        return None if rate * self._tau_s < at_least else self._good.per_s(now_s) / rate
