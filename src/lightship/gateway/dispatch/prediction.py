@@ -113,19 +113,27 @@ class DecayingShare:
     0.8
     """
 
-    __slots__ = ("_all", "_good", "_tau_s")
+    __slots__ = ("_all", "_at_s", "_good", "_tau_s")
 
     def __init__(self, *, time_constant_s: float) -> None:
         self._tau_s = time_constant_s
-        self._good = DecayingRate(time_constant_s=time_constant_s)
-        self._all = DecayingRate(time_constant_s=time_constant_s)
+        self._good = 0.0
+        self._all = 0.0
+        self._at_s = 0.0
 
     def note(self, is_good: bool, now_s: float) -> None:
         """One event."""
-        self._all.note(now_s)
-        self._good.note(now_s, float(is_good))
+        self._decay_to(now_s)
+        self._good += is_good
+        self._all += 1.0
 
     def share(self, now_s: float, *, at_least: float) -> float | None:
         """The share; None where fewer than `at_least` events are left of what was seen."""
-        rate = self._all.per_s(now_s)
-        return None if rate * self._tau_s < at_least else self._good.per_s(now_s) / rate
+        self._decay_to(now_s)
+        return None if self._all < at_least else self._good / self._all
+
+    def _decay_to(self, now_s: float) -> None:
+        keep = exp(-max(0.0, now_s - self._at_s) / self._tau_s)
+        self._good *= keep
+        self._all *= keep
+        self._at_s = max(self._at_s, now_s)
