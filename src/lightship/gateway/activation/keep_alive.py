@@ -32,22 +32,29 @@ class KeptAlive:
         self._send_sign = send_sign
         self._is_held = is_held
         self._interval_s = interval_s
+        self._signs: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> EngineReply:
-        signs = asyncio.get_running_loop().create_task(self._send_signs())
+        # nearly every call is answered before the first sign is due: a timer costs a tenth of a task
+        timer = asyncio.get_running_loop().call_later(self._interval_s, self._begin)
         try:
             return await self._opening.__aenter__()
         finally:
-            signs.cancel()
-            await asyncio.wait([signs])  # nothing else may be sent while a sign is
+            timer.cancel()
+            if self._signs is not None:
+                self._signs.cancel()
+                await asyncio.wait([self._signs])  # nothing else may be sent while a sign is
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         return await self._opening.__aexit__(kind, error, trace)
 
+    def _begin(self) -> None:
+        self._signs = asyncio.get_running_loop().create_task(self._send_signs())
+
     async def _send_signs(self) -> None:
         while True:
-            await asyncio.sleep(self._interval_s)
             if self._is_held():
                 await self._send_sign()
+            await asyncio.sleep(self._interval_s)
