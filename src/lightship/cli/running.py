@@ -140,7 +140,7 @@ async def running_system(
         async with supervisor.running(), control.running(supervisor):
             try:
                 with around.progress.task("starting workers and gateway"):
-                    await _all_ready(supervisor)
+                    await supervisor.until_serving()
                     await gateway.start()
                 yield RunningSystem(gateway_url, gateway, supervisor, models)
             finally:
@@ -187,18 +187,6 @@ async def watch_until_stopped(
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
-
-
-async def _all_ready(supervisor: Supervisor) -> None:
-    """Waits for one replica of each rung that never sleeps, started side by side."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            always = [key for key, pool in supervisor.pools.items() if pool.spec.policy.min_replicas]
-            for served_model, rung in always:
-                group.create_task(supervisor.until_ready(served_model, rung))
-    except ExceptionGroup as errors:
-        first = (errors.subgroup(EngineError) or errors).exceptions[0]
-        raise first from errors
 
 
 def _gateway(

@@ -159,6 +159,21 @@ class Supervisor:
                 )
             await self._next_move()
 
+    async def until_serving(self) -> None:
+        """Returns when each rung that never sleeps serves or has failed, and each such model has one that serves.
+
+        Raises: EngineError: no rung of a model comes up.
+        """
+        always = [key for key, pool in self.pools.items() if pool.spec.policy.min_replicas]
+        results = await asyncio.gather(*(self.until_ready(*key) for key in always), return_exceptions=True)
+        for model in dict.fromkeys(model for model, _ in always):
+            failures = [result for (name, _), result in zip(always, results, strict=True) if name == model]
+            errors = [failure for failure in failures if failure is not None]
+            if len(errors) == len(failures):
+                raise errors[0]
+            for error in errors:
+                _LOGGER.error("%s: its ladder serves without that rung, which is tried again", error)
+
     async def roll(self, replacements: Mapping[str, ReplicaSpec] = {}) -> int:
         """Replaces every replica that serves by a new one, each only once its successor is ready; how many.
 

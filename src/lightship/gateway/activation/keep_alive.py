@@ -44,6 +44,8 @@ class KeptAlive:
             if self._signs is not None:
                 self._signs.cancel()
                 await asyncio.wait([self._signs])  # nothing else may be sent while a sign is
+                if not self._signs.cancelled():
+                    self._signs.exception()  # its client is gone, which whoever reads from it finds out too
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -217,6 +217,32 @@ def test_supervisor_until_ready_of_one_that_fails_says_where_its_log_is(tmp_path
     run(main)
 
 
+def test_supervisor_ladder_serves_without_a_rung_that_cannot_start(tmp_path: Path) -> None:
+    async def main() -> None:
+        machine = Machine(tmp_path)
+        pools = machine.pool("m", ONE), machine.pool("m", ONE, rung=1)
+        (tmp_path / "m-0" / "broken").touch()
+        async with machine.running(*pools) as supervisor:
+            await supervisor.until_serving()
+            assert phase(supervisor, "m", 0) is not ReplicaPhase.READY
+            assert phase(supervisor, "m", 1) is ReplicaPhase.READY
+
+    run(main)
+
+
+def test_supervisor_model_none_of_whose_rungs_starts_is_an_error(tmp_path: Path) -> None:
+    async def main() -> None:
+        machine = Machine(tmp_path)
+        pools = machine.pool("m", ONE), machine.pool("m", ONE, rung=1), machine.pool("good", ONE)
+        for rung in (0, 1):
+            (tmp_path / f"m-{rung}" / "broken").touch()
+        async with machine.running(*pools) as supervisor:
+            with pytest.raises(EngineError, match="m cannot be served"):
+                await supervisor.until_serving()
+
+    run(main)
+
+
 def test_supervisor_more_load_starts_more_replicas_up_to_the_most(tmp_path: Path) -> None:
     async def main() -> None:
         machine = Machine(tmp_path)
