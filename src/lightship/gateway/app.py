@@ -271,8 +271,9 @@ class GatewayApp:
         del scope, receive
         if self.in_flight.is_draining:
             raise overloaded("This gateway is shutting down.", reason="shutdown")
-        if not self._pool.has_ready(rung=0) and not self._can_wake():
-            raise overloaded("No engine of the top rung is ready.", reason="no-variant")
+        # a ladder serves without a rung that is down: whoever insists on that one is told
+        if not self._pool.has_ready() and not self._can_wake():
+            raise overloaded("No engine is ready.", reason="no-variant")
         await send_json(send, b'{"status":"ready"}')
 
     def _can_wake(self) -> bool:

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from lightship.engines.remote import ProbeResult
 from lightship.gateway.app import GatewayApp
 from lightship.gateway.config import GatewayConfig, ReplicaConfig
 from lightship.gateway.routing.pool import ReplicaPool
@@ -180,3 +181,26 @@ def test_telemetry_fault_does_not_reach_the_request(caplog: pytest.LogCaptureFix
     record.first_byte_s = "not a number"  # type: ignore[assignment] # the fault
     telemetry.record_request(record, ended_s=1.0)
     assert "a request was not counted" in caplog.text
+
+
+def test_app_readiness_lower_rung_alone_is_ready() -> None:
+    async def run() -> tuple[int, int]:
+        rungs = [
+            ReplicaConfig(name=f"r{rung}", base_url="http://x", model_name="m", variant_name=f"v{rung}", rung=rung)
+            for rung in (0, 1)
+        ]
+        fakes = [FakeEngine(GOOD, name=one.name) for one in rungs]
+        fakes[0].probe_result = fakes[1].probe_result = ProbeResult.UNREACHABLE
+        config = GatewayConfig(model_name="m", replicas=tuple(rungs), timeouts=TIMEOUTS)
+        replicas = [Replica(one, fake) for one, fake in zip(rungs, fakes, strict=True)]
+        app, pool = build_app(config, replicas, clock=LoopClock(), telemetry=GatewayTelemetry())
+        statuses = []
+        for result in (ProbeResult.UNREACHABLE, ProbeResult.READY):
+            fakes[1].probe_result = result
+            await pool.probe_all()
+            client = AsgiClient(method="GET", path="/health/ready")
+            await client.run(app)
+            statuses.append(client.status)
+        return statuses[0], statuses[1]
+
+    assert run_in_virtual_time(run()) == (503, 200)

@@ -137,9 +137,9 @@ class ReplicaPool:
     def __iter__(self) -> Iterator[Replica]:
         return iter(self._replicas.values())
 
-    def has_ready(self, rung: int) -> bool:
-        """Whether a replica of the rung, of any model, is ready."""
-        return any(state.is_ready and state.rung == rung for state in self.states)
+    def has_ready(self) -> bool:
+        """Whether any replica is ready."""
+        return any(state.is_ready for state in self.states)
 
     def is_up(self, served_model: str, rung: int) -> bool:
         """Whether a rung of a model has a replica that takes requests; breakers and ejections never take the last."""

@@ -64,14 +64,14 @@ def test_pool_readiness_follows_the_probes() -> None:
         fake_of(pool, "r0").probe_result = ProbeResult.UNREACHABLE
         seen = []
         async with pool.watching():
-            seen.append(pool.has_ready(0))
+            seen.append(pool.has_ready())
             fake_of(pool, "r0").probe_result = ProbeResult.READY
             await asyncio.sleep(4.9)
-            seen.append(pool.has_ready(0))
+            seen.append(pool.has_ready())
             await asyncio.sleep(0.2)
-            seen.append(pool.has_ready(0))
+            seen.append(pool.has_ready())
         assert seen == [False, False, True]
-        assert not pool.has_ready(1)
+        assert not pool.is_up("", 1)
 
     run_in_virtual_time(run())
 
@@ -278,7 +278,7 @@ def test_balanced_replica_that_refuses_connections_is_left_out_until_a_probe_suc
             assert (await fail(engine, call())).failure is AttemptFailure.CONNECT
         assert "none-ready" in (await fail(engine, call())).message
         await pool.probe_all()
-        assert pool.has_ready(0)
+        assert pool.has_ready()
         assert_all_zero(pool)
 
     run_in_virtual_time(run())
