@@ -106,6 +106,28 @@ def test_rolling_update_under_requests_loses_none(running_up: Any, systems: Any,
     assert set(statuses) == {200}
 
 
+def test_terminated_in_mid_stream_finishes_the_stream_and_leaves_nobody(
+    running_up: Any, systems: Any, tmp_path: Path
+) -> None:
+    running = systems.start(running_up.home, "--set", "variants=[fp16, quarter-depth]", folder=tmp_path)
+    workers = pids(running)
+    body = {"model": "fairytales", "prompt": "Once", "max_tokens": 600, "stream": True, "ignore_eos": True}
+    request = urllib.request.Request(
+        f"{running.base_url}/v1/completions",
+        data=json.dumps(body).encode(),
+        headers={"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        first = reply.readline()
+        running.process.send_signal(signal.SIGTERM)
+        lines = [line for line in [first, *reply] if line.strip()]
+    assert lines[-1] == b"data: [DONE]\n"
+    assert systems.stop(running, number=signal.SIGTERM) == 0
+    for pid in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
 def pids(running: Any) -> set[int]:
     """The processes of this system's replicas."""
     command = [sys.executable, "-m", "lightship", "status", "--json"]

@@ -185,8 +185,9 @@ async def watch_until_stopped(
             for watcher in watchers:
                 watcher.cancel()
     finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
+        loop.remove_signal_handler(signal.SIGINT)  # a second Ctrl-C ends it at once
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, _LOGGER.warning, "stopping already; SIGINT ends it at once")
 
 
 def _gateway(
