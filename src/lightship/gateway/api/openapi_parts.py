@@ -39,6 +39,10 @@ RESPONSE_HEADERS: Json = {
     "x-queue-ms": {"description": "Time in the queue.", "schema": {"type": "string"}},
     "x-overhead-ms": {"description": "The gateway's own time up to the first byte.", "schema": {"type": "string"}},
     "x-cache": {"description": "Whether a stored answer was given.", "schema": {"type": "string"}},
+    "x-cold-start": {
+        "description": "`true` where the request was held while its model woke.",
+        "schema": {"type": "string"},
+    },
 }
 
 RETRY_HEADERS: Json = {
