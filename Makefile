@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: up test test-fast test-toolchains fuzz lint fix goldens evidence-start evidence-evaluation evidence-gateway evidence-compression techniques bench-streaming model clean
+.PHONY: up test test-fast test-toolchains fuzz lint fix goldens evidence-start evidence-evaluation evidence-gateway evidence-compression evidence-deployment techniques bench-streaming model clean
 
 up: $(VENV)/.local-ready  ## set up, then build, measure and serve the built-in model
 	@$(BIN)/lightship up
@@ -44,6 +44,9 @@ evidence-gateway: $(VENV)/.dev-ready  ## re-run every claim of the topic gateway
 
 evidence-compression: $(VENV)/.dev-ready  ## re-run every claim of the topic compression in docs/evidence.md (two hours)
 	$(BIN)/python benchmarks/evidence_compression.py
+
+evidence-deployment: $(VENV)/.dev-ready  ## re-run every claim of the topic deployment in docs/evidence.md (forty minutes)
+	$(BIN)/python benchmarks/evidence_deployment.py
 
 techniques: $(VENV)/.dev-ready  ## make and measure every technique; writes docs/compression-techniques.md (an hour or two)
 	$(BIN)/python benchmarks/compression_techniques.py --write

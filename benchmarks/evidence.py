@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 from lightship.artifacts.machine import this_machine
@@ -17,6 +19,12 @@ from lightship.artifacts.machine import this_machine
 ROOT = Path(__file__).resolve().parents[1]
 # Where checkpoints and texts made elsewhere may lie; lines that need them say so when they do not.
 DEFAULT_DATA = Path(os.environ.get("LIGHTSHIP_TEST_DATA", str(ROOT.parent / "shared" / "data")))
+BENCHMARKS = Path(__file__).resolve().parent
+# How the benchmarks print a check: whether it holds, a number perhaps, what was found, and the target in brackets.
+_CHECK = re.compile(
+    r"(?P<mark>ok|NO|MISS|skip) +(?:\d\w* {2,})?(?P<found>.*?)(?: \((?P<target>[^()]*(?:\([^()]*\)[^()]*)*)\))?"
+)
+_IS_MET = {"ok": True, "NO": False, "MISS": False, "skip": None}
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,32 @@ def pytest(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs tests of this checkout."""
     command = [sys.executable, "-m", "pytest", "-q", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def from_script(number: str, claim: str, script: str, *options: str) -> Iterator[Line]:
+    """The checks of a benchmark that prints its own, one line each, and ends with 1 where one falls short."""
+    if not (BENCHMARKS / script).is_file():
+        yield Line(number, claim, f"NOT TRIED: benchmarks/{script} is not there", "", None)
+        return
+    command = [sys.executable, str(BENCHMARKS / script), *options]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    checks = [check for line in result.stdout.splitlines() if (check := _CHECK.fullmatch(line.strip()))]
+    for letter, check in zip(ascii_lowercase, checks, strict=False):
+        target = (check["target"] or "").removeprefix("target ")
+        yield Line(f"{number}{letter}", claim, check["found"], target, _IS_MET[check["mark"]])
+    if not checks or (result.returncode and all(_IS_MET[check["mark"]] for check in checks)):
+        said = f"{result.stdout}\n{result.stderr}".strip().splitlines()
+        was_tried = not any(line.startswith("NOT TRIED") for line in said)
+        figure = f"ended with {result.returncode}: {' | '.join(said[-3:])}"
+        yield Line(number, claim, figure, "0", False if was_tried else None)
+
+
+def from_tests(number: str, claim: str, *tests: str) -> Iterator[Line]:
+    """Tests that pass, and how many; skipped ones are no evidence."""
+    result = pytest("-n", "0", *tests)
+    summary = result.stdout.strip().splitlines()[-1] if result.stdout.strip() else result.stderr[-300:]
+    is_met = result.returncode == 0 and "skipped" not in summary
+    yield Line(number, claim, summary, "pass, none skipped", is_met)
 
 
 def figure_of(report: Any, name: str, metric: str) -> float:

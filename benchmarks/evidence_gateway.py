@@ -11,21 +11,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from string import ascii_lowercase
 
-from evidence import DEFAULT_DATA, ROOT, Line, pytest, run_topic
+from evidence import DEFAULT_DATA, ROOT, Line, from_script, from_tests, run_topic
 
-BENCHMARKS = Path(__file__).resolve().parent
-# How the benchmarks print a check: whether it holds, a number perhaps, what was found, and the target in brackets.
-_CHECK = re.compile(
-    r"(?P<mark>ok|NO|MISS|skip) +(?:\d\w* {2,})?(?P<found>.*?)(?: \((?P<target>[^()]*(?:\([^()]*\)[^()]*)*)\))?"
-)
-_IS_MET = {"ok": True, "NO": False, "MISS": False, "skip": None}
 ACCOUNTING = (
     "tests/unit/gateway/test_app_interleavings.py",
     "tests/unit/gateway/routing/test_interleavings.py",
@@ -37,32 +28,6 @@ BUDGETS = (
     "tests/contract/test_ledger_processes.py",
 )
 ISOLATION = ("tests/unit/gateway/cache/test_cache_properties.py::test_cache_no_tenant_ever_gets_anothers_answer",)
-
-
-def from_script(number: str, claim: str, script: str, *options: str) -> Iterator[Line]:
-    """The checks of a benchmark that prints its own, one line each, and ends with 1 where one falls short."""
-    if not (BENCHMARKS / script).is_file():
-        yield Line(number, claim, f"NOT TRIED: benchmarks/{script} is not there", "", None)
-        return
-    command = [sys.executable, str(BENCHMARKS / script), *options]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    checks = [check for line in result.stdout.splitlines() if (check := _CHECK.fullmatch(line.strip()))]
-    for letter, check in zip(ascii_lowercase, checks, strict=False):
-        target = (check["target"] or "").removeprefix("target ")
-        yield Line(f"{number}{letter}", claim, check["found"], target, _IS_MET[check["mark"]])
-    if not checks or (result.returncode and all(_IS_MET[check["mark"]] for check in checks)):
-        said = f"{result.stdout}\n{result.stderr}".strip().splitlines()
-        was_tried = not any(line.startswith("NOT TRIED") for line in said)
-        figure = f"ended with {result.returncode}: {' | '.join(said[-3:])}"
-        yield Line(number, claim, figure, "0", False if was_tried else None)
-
-
-def from_tests(number: str, claim: str, *tests: str) -> Iterator[Line]:
-    """Tests that pass, and how many; skipped ones are no evidence."""
-    result = pytest("-n", "0", *tests)
-    summary = result.stdout.strip().splitlines()[-1] if result.stdout.strip() else result.stderr[-300:]
-    is_met = result.returncode == 0 and "skipped" not in summary
-    yield Line(number, claim, summary, "pass, none skipped", is_met)
 
 
 def overload(data: Path) -> Iterator[Line]:

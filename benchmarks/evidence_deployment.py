@@ -1,0 +1,62 @@
+"""Re-runs every claim of the topic "deployment" in docs/evidence.md: figures beside targets; exit 1 if one falls short.
+
+    python benchmarks/evidence_deployment.py [--only 2,3] [--data FOLDER]
+
+Lines 1, 4 and 5 need the toolchains `vllm` and `gguf`, which are installed on first use (minutes, 8 GB). Lines 2 to 5
+measure speed or memory and want an idle machine of two cores or more. Everything takes about forty minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from evidence import DEFAULT_DATA, ROOT, Line, from_script, from_tests, run_topic
+
+CONTRACT = ("tests/contract", "-k", "engine", "-m", "toolchain or not toolchain")
+RENDERED = ("tests/unit/deploy", "tests/repo/test_deploy_goldens.py")
+
+
+def engines() -> Iterator[Line]:
+    """One contract for every engine; vLLM in several processes, killed under load."""
+    yield from from_tests("1a", "the contract of an engine, on every engine", *CONTRACT)
+    yield from from_script("1", "vLLM with two processes behind the gateway, one killed", "vllm_parallel.py")
+
+
+def changes_under_load() -> Iterator[Line]:
+    """Rolling updates and steps down: processes here, a cluster's lifecycle simulated."""
+    yield from from_script("3p", "replicas change under load", "rolling_update.py", "--seconds", "30")
+    yield from from_script("3k", "a cluster's rolling update", "kubernetes_rollout.py")
+
+
+def simulated(data: Path) -> Iterator[Line]:
+    """The simulator beside a measured run, and its own speed."""
+    yield from from_script("4r", "simulated beside measured", "simulated_two_replicas.py")
+    yield from from_script("4s", "a million requests", "simulated_million.py")
+
+
+def main() -> int:
+    """Runs the chosen lines; 1 if one falls short."""
+    parser = argparse.ArgumentParser(description="Evidence: from one machine to clusters, planned and simulated.")
+    parser.add_argument("--only", default="1,2,3,4,5,6", help="numbers of the lines to run")
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA)
+    args = parser.parse_args()
+    data: Path = args.data.resolve()
+    os.environ["LIGHTSHIP_TEST_DATA"] = str(data)
+    steps = {
+        "1": engines,
+        "2": lambda: from_script("2", "from a sleeping model to the first token", "scale_from_zero.py"),
+        "3": changes_under_load,
+        "4": lambda: simulated(data),
+        "5": lambda: from_script("5", "planned memory beside measured", "planned_memory.py"),
+        "6": lambda: from_tests("6", "rendered documents: strict schemas, golden files, overlays", *RENDERED),
+    }
+    return run_topic(steps, args.only)
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    sys.exit(main())
