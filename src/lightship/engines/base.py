@@ -31,6 +31,7 @@ class EngineFeature(StrEnum):
     TOKENIZE = "tokenize"  # `/tokenize` and `/detokenize`, as vLLM has them
     CACHED_TOKENS = "cached_tokens"  # usage tells how much of a prompt was found in the prefix cache
     RUNNING_USAGE = "running_usage"  # `stream_options.continuous_usage_stats`
+    NAMED_PARAMETERS = "named_parameters"  # a refusal names the parameter that is wrong
     LORA = "lora"  # adapters, each under a model name of its own
     VARIANT_HEADER = "variant_header"  # answers say the digest of the variant
     DRAIN_ENDPOINT = "drain_endpoint"  # `POST /drain`, after which `/health/ready` is 503
@@ -47,7 +48,8 @@ class EngineQuirk(StrEnum):
     ANY_MODEL_NAME = "any_model_name"  # a model that it does not have is answered by the one it has
     CUTS_LONG_OUTPUTS = "cuts_long_outputs"  # max_tokens beyond the context is taken for what is left of it
     CHAT_SHAPED_LOGPROBS = "chat_shaped_logprobs"  # log-probabilities of completions come as those of chats
-    USAGE_OF_LAST_CHOICE = "usage_of_last_choice"  # with n > 1, usage counts the tokens of one choice
+    USAGE_OF_ONE_CHOICE = "usage_of_one_choice"  # of several choices or prompts, usage counts one
+    USAGE_WITH_LAST_TEXT = "usage_with_last_text"  # streamed completions tell usage in their last piece, asked or not
     PLAIN_ERRORS = "plain_errors"  # unknown paths and unreadable bodies get no OpenAI error object
     CLIENT_ERRORS_AS_500 = "client_errors_as_500"  # some bodies that make no sense are called the server's fault
     SERVES_WHILE_DRAINING = "serves_while_draining"  # takes new requests until those under way have ended

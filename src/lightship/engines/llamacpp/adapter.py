@@ -55,7 +55,8 @@ class LlamacppAdapter:
             EngineQuirk.ANY_MODEL_NAME,
             EngineQuirk.CUTS_LONG_OUTPUTS,
             EngineQuirk.CHAT_SHAPED_LOGPROBS,
-            EngineQuirk.USAGE_OF_LAST_CHOICE,
+            EngineQuirk.USAGE_OF_ONE_CHOICE,
+            EngineQuirk.USAGE_WITH_LAST_TEXT,
             EngineQuirk.CLIENT_ERRORS_AS_500,
             EngineQuirk.SERVES_WHILE_DRAINING,
         }

@@ -28,8 +28,8 @@ class OpenVinoAdapter:
             EngineFeature.SEED,
             EngineFeature.MANY_CHOICES,
             EngineFeature.TOKENIZE,
-            EngineFeature.CACHED_TOKENS,
             EngineFeature.RUNNING_USAGE,
+            EngineFeature.NAMED_PARAMETERS,
             EngineFeature.VARIANT_HEADER,
             EngineFeature.DRAIN_ENDPOINT,
         }

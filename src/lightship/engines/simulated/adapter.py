@@ -26,6 +26,7 @@ class SimulatedAdapter:
             EngineFeature.TOKENIZE,
             EngineFeature.CACHED_TOKENS,
             EngineFeature.RUNNING_USAGE,
+            EngineFeature.NAMED_PARAMETERS,
             EngineFeature.VARIANT_HEADER,
             EngineFeature.DRAIN_ENDPOINT,
         }
