@@ -122,6 +122,7 @@ class System:
     top: SupervisedProcess
     workers: list[SupervisedProcess]
     gateway: SupervisedProcess
+    variants: dict[str, str]  # names by digest
     groups: set[int] = field(default_factory=set)
 
     def note_groups(self) -> None:
@@ -134,20 +135,20 @@ class System:
         return sum(len(group_members(group)) for group in self.groups)
 
 
-async def send(session: aiohttp.ClientSession, url: str, number: int, seen: Seen) -> None:
+async def send(session: aiohttp.ClientSession, system: System, number: int, seen: Seen) -> None:
     """One client that streams."""
     body = {"model": MODEL, "prompt": f"Tale {number}: once upon", "max_tokens": MAX_TOKENS, "stream": True}
     seen.sent_s[number] = time.monotonic()
     content, variant = b"", ""
     try:
-        async with session.post(f"{url}/v1/completions", json=body) as reply:
+        async with session.post(f"{system.url}/v1/completions", json=body) as reply:
             variant = reply.headers.get(SERVED_VARIANT, "")
             async for chunk in reply.content.iter_any():
                 content += chunk
             if reply.status == 503 and int(reply.headers.get("retry-after", 0)) >= 1:
                 seen.ends[number] = "refused"
             elif reply.status == 200 and content.endswith(b"data: [DONE]\n\n"):
-                name = next((one for one in (TOP, LOWER) if one in variant), variant)
+                name = system.variants[variant]
                 seen.ends[number] = f"answered by {name}"
                 seen.answered_s.append((time.monotonic(), name))
             elif b'"choices"' in content and b'"error"' in content:
@@ -168,7 +169,7 @@ def _note_lost(number: int, said: str, seen: Seen) -> None:
 async def run(mode: str, *, has_lower_rung: bool, args: argparse.Namespace, around: Surroundings) -> Result:
     """One system, one load, one kill."""
     started_s = time.monotonic()
-    async with serving(mode, has_lower_rung=has_lower_rung, around=around) as system:
+    async with serving(mode, has_lower_rung=has_lower_rung, around=around, logs=args.logs) as system:
         result = Result(mode, has_lower_rung, startup_s=time.monotonic() - started_s)
         seen, killed_s = Seen(), [0.0]
         async with asyncio.TaskGroup() as tasks:
@@ -176,7 +177,7 @@ async def run(mode: str, *, has_lower_rung: bool, args: argparse.Namespace, arou
                 tasks.create_task(one.keep_running(system.note_groups)) for one in (*system.workers, system.gateway)
             ]
             killer = tasks.create_task(_kill(mode, system, result, killed_s, after_s=args.seconds / 3))
-            await _load(system.url, seen, args)
+            await _load(system, seen, args)
             await killer
             result.answered_again_after_s = await _until_top_answers(system, killed_s[0], seen)
             result.left_in_counters = await _left(system)
@@ -190,13 +191,13 @@ async def run(mode: str, *, has_lower_rung: bool, args: argparse.Namespace, arou
     return result
 
 
-async def _load(url: str, seen: Seen, args: argparse.Namespace) -> None:
+async def _load(system: System, seen: Seen, args: argparse.Namespace) -> None:
     rng = random.Random(args.seed)
     timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as clients:
         ends_s, number = time.monotonic() + args.seconds, 0
         while time.monotonic() < ends_s:
-            clients.create_task(send(session, url, number, seen))
+            clients.create_task(send(session, system, number, seen))
             number += 1
             await asyncio.sleep(rng.expovariate(args.rate))
 
@@ -223,7 +224,7 @@ async def _until_top_answers(system: System, killed_s: float, seen: Seen) -> flo
         while not found and time.monotonic() < killed_s + 180.0:
             await asyncio.sleep(1.0)
             extra = Seen()
-            await send(session, system.url, number, extra)
+            await send(session, system, number, extra)
             number += 1
             found = [when_s for when_s, name in extra.answered_s if name == TOP]
     return min(found) - killed_s if found else None
@@ -277,17 +278,17 @@ async def _wait(is_so: Any, *, timeout_s: float) -> None:
 
 
 @asynccontextmanager
-async def serving(mode: str, *, has_lower_rung: bool, around: Surroundings) -> AsyncIterator[System]:
+async def serving(mode: str, *, has_lower_rung: bool, around: Surroundings, logs: Path | None) -> AsyncIterator[System]:
     """Workers and gateway, gone afterwards."""
     settings = f"{{eager: true, kv_cache_size: 64 MiB, {mode}_parallel: 2}}"
     overrides = [f"model.name={MODEL}", f"engines.vllm={settings}", "engines.openvino.threads=1"]
     spec = parse_spec("", overrides=[*overrides, "gateway.drain_timeout_s=10"]).spec
     model = resolve_model(spec, around)
     context = build_context(spec, model, around)
-    names = [TOP, LOWER] if has_lower_rung else [TOP]
-    variants = [build_variant(PRESETS[name], model.checkpoint, context, model_name=MODEL) for name in names]
+    recipes = [PRESETS[name] for name in ([TOP, LOWER] if has_lower_rung else [TOP])]
+    variants = [build_variant(recipe, model.checkpoint, context, model_name=MODEL) for recipe in recipes]
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+        folder = logs or Path(temporary)
         workers, replicas = [], []
         for rung, variant in enumerate(variants):
             setup = worker_setup(spec, variant, around, port=free_port())
@@ -302,7 +303,8 @@ async def serving(mode: str, *, has_lower_rung: bool, around: Surroundings) -> A
             workers.append(SupervisedProcess(make, startup_timeout_s=budget_s, clock=SystemClock()))
             replicas.append(_replica(variant, setup.settings.address, rung))
         gateway, url = _gateway(replicas, folder)
-        system = System(url, workers[0], workers, gateway)
+        names = {one.manifest.digest: one.manifest.name for one in variants}
+        system = System(url, workers[0], workers, gateway, names)
         try:
             for process in (*workers, gateway):
                 await process.start()
@@ -315,15 +317,22 @@ async def serving(mode: str, *, has_lower_rung: bool, around: Surroundings) -> A
 
 
 def _replica(variant: Variant, address: str, rung: int) -> ReplicaConfig:
-    name = variant.manifest.name
-    # no digest: the header that says what answered then has the name
-    return ReplicaConfig(name=name, base_url=address, model_name=MODEL, variant_name=name, rung=rung, device="cpu")
+    return ReplicaConfig(
+        name=variant.manifest.name,
+        base_url=address,
+        model_name=MODEL,
+        variant_name=variant.manifest.name,
+        variant_digest=variant.manifest.digest,
+        rung=rung,
+        device="cpu",
+    )
 
 
 def _gateway(replicas: list[ReplicaConfig], folder: Path) -> tuple[SupervisedProcess, str]:
     facts = tuple(
         RungFacts(
             variant_name=one.variant_name,
+            variant_digest=one.variant_digest,
             device="cpu",
             quality_loss=0.01 * one.rung,
             goodput_requests_per_s=8.0 * (1 + one.rung),
@@ -379,6 +388,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=75.0, help="of load")
     parser.add_argument("--rate", type=float, default=2.0, help="requests per second")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--logs", type=Path, help="existing folder in which the logs are kept")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     print(this_machine().description)
