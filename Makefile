@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: up test test-fast test-toolchains fuzz lint fix goldens evidence-start evidence-evaluation evidence-gateway evidence-compression evidence-deployment techniques bench-streaming model clean
+.PHONY: up test test-fast test-toolchains contract fuzz lint fix goldens evidence-start evidence-evaluation evidence-gateway evidence-compression evidence-deployment techniques bench-streaming model clean
 
 up: $(VENV)/.local-ready  ## set up, then build, measure and serve the built-in model
 	@$(BIN)/lightship up
@@ -17,6 +17,9 @@ test-fast: $(VENV)/.dev-ready  ## the tests that start no engine and are quick b
 
 test-toolchains: $(VENV)/.dev-ready  ## the tests with llm-compressor, vLLM, llama.cpp ... (8 GB are installed first)
 	$(BIN)/python -m pytest -m toolchain tests/toolchain
+
+contract: $(VENV)/.dev-ready  ## the same checks on every engine, as real processes (vLLM and llama.cpp are installed first)
+	$(BIN)/python -m pytest tests/contract/test_engines.py
 
 fuzz: $(VENV)/.dev-ready  ## only the tests that mistreat the gateway: hostile clients and engines, the API fuzzed
 	$(BIN)/python -m pytest tests/e2e/hostile

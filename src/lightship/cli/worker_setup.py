@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 
 from lightship.cli.prepare import Surroundings
 from lightship.cli.worker_settings import llamacpp_settings, openvino_settings, vllm_settings
@@ -23,6 +24,7 @@ from lightship.engines.vllm.adapter import VllmAdapter
 from lightship.evaluation.endpoint import CompletionEndpoint
 from lightship.evaluation.prefix_scoring import PrefixScoringEndpoint
 from lightship.evaluation.scoring_endpoint import ScoringEndpoint
+from lightship.gateway.config import ReplicaConfig
 from lightship.ports.measurements import Target
 from lightship.ports.variants import Variant, WeightFormat
 from lightship.spec.document import Spec
@@ -64,16 +66,54 @@ class WorkerSetup:
 
 
 def worker_setup(spec: Spec, variant: Variant, around: Surroundings, *, port: int = 0) -> WorkerSetup:
-    """The setup of a worker that serves `variant` as the spec's engine sections say."""
+    """The setup of a worker that serves `variant` as the spec's engine sections say.
+
+    Raises:
+        SpecError: what they ask for cannot work with this model on this machine.
+        CheckpointError: an adapter cannot be served.
+    """
     match variant.manifest.weight_format:
         case WeightFormat.OPENVINO_IR:
             return WorkerSetup(OpenVinoAdapter(), openvino_settings(spec, variant, port=port), None)
         case WeightFormat.SAFETENSORS:
-            python = around.toolchains.python(VLLM)
-            return WorkerSetup(VllmAdapter(), vllm_settings(spec, variant, port=port, python=python), VLLM)
+            return _vllm_setup(spec, variant, around, port=port)
         case WeightFormat.GGUF:
             program = around.toolchains.program(GGUF, "llama-server")
             return WorkerSetup(LlamacppAdapter(), llamacpp_settings(spec, variant, port=port, program=program), GGUF)
+
+
+def _vllm_setup(spec: Spec, variant: Variant, around: Surroundings, *, port: int) -> WorkerSetup:
+    settings = vllm_settings(spec, variant, port=port, python=around.toolchains.python(VLLM))
+    adapter = VllmAdapter()
+    adapter.check(settings)
+    is_own = spec.engines.vllm is not None and spec.engines.vllm.python is not None
+    return WorkerSetup(adapter, settings, None if is_own else VLLM)
+
+
+def adapter_replicas(spec: Spec, replica: ReplicaConfig) -> list[ReplicaConfig]:
+    """One more replica for each LoRA adapter of a worker: the same process, under the adapter's model name.
+
+    They share the worker's device, so that its load is one, and they have a ladder of one rung of their own.
+
+    Args:
+        spec: Whose `engines.vllm.lora` names them.
+        replica: A worker of the engine `vllm`.
+    """
+    adapters = spec.engines.vllm.lora if spec.engines.vllm is not None else {}
+    return [
+        msgspec.structs.replace(
+            replica,
+            name=f"{replica.name}/{name}",
+            model_name=name,
+            served_model=name,
+            rung=0,
+            # not the variant's: another model answers
+            variant_name=f"{replica.variant_name}+{name}",
+            variant_digest="",
+            device=replica.device or replica.name,
+        )
+        for name in adapters
+    ]
 
 
 def scoring_endpoint(engine: str, base_url: str, *, model: str, session: aiohttp.ClientSession) -> ScoringEndpoint:

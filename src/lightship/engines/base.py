@@ -28,6 +28,31 @@ class EngineFeature(StrEnum):
     STRUCTURED_OUTPUT = "structured_output"
     TOOLS = "tools"
     EMBEDDINGS = "embeddings"
+    TOKENIZE = "tokenize"  # `/tokenize` and `/detokenize`, as vLLM has them
+    CACHED_TOKENS = "cached_tokens"  # usage tells how much of a prompt was found in the prefix cache
+    RUNNING_USAGE = "running_usage"  # `stream_options.continuous_usage_stats`
+    NAMED_PARAMETERS = "named_parameters"  # a refusal names the parameter that is wrong
+    LORA = "lora"  # adapters, each under a model name of its own
+    VARIANT_HEADER = "variant_header"  # answers say the digest of the variant
+    DRAIN_ENDPOINT = "drain_endpoint"  # `POST /drain`, after which `/health/ready` is 503
+
+
+class EngineQuirk(StrEnum):
+    """Where an engine does something else than the API it speaks asks for.
+
+    Each is checked like a feature (`testing.engine_contract`): one that an engine no longer has fails there, too.
+    """
+
+    IGNORES_UNKNOWN_FIELDS = "ignores_unknown_fields"  # a parameter nobody knows is no error
+    LENIENT_VALUES = "lenient_values"  # values that make no sense (top_p: 7) are taken for others
+    ANY_MODEL_NAME = "any_model_name"  # a model that it does not have is answered by the one it has
+    CUTS_LONG_OUTPUTS = "cuts_long_outputs"  # max_tokens beyond the context is taken for what is left of it
+    CHAT_SHAPED_LOGPROBS = "chat_shaped_logprobs"  # log-probabilities of completions come as those of chats
+    USAGE_OF_ONE_CHOICE = "usage_of_one_choice"  # of several choices or prompts, usage counts one
+    USAGE_WITH_LAST_TEXT = "usage_with_last_text"  # streamed completions tell usage in their last piece, asked or not
+    PLAIN_ERRORS = "plain_errors"  # unknown paths and unreadable bodies get no OpenAI error object
+    CLIENT_ERRORS_AS_500 = "client_errors_as_500"  # some bodies that make no sense are called the server's fault
+    SERVES_WHILE_DRAINING = "serves_while_draining"  # takes new requests until those under way have ended
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -73,6 +98,11 @@ class EngineAdapter(Protocol[ConfigT_contra]):
     @property
     def features(self) -> frozenset[EngineFeature]:
         """What its workers can do."""
+        ...
+
+    @property
+    def quirks(self) -> frozenset[EngineQuirk]:
+        """Where its workers do something else than the API asks for."""
         ...
 
     def version(self) -> str:

@@ -15,6 +15,7 @@ from types import TracebackType
 
 import msgspec
 
+from lightship.engines.misreported import clients_fault
 from lightship.ports.engine import (
     AttemptError,
     AttemptFailure,
@@ -60,6 +61,10 @@ _DIED_IDLE_AFTER_S = 0.5
 _ERROR_BODY_BYTES = 64 * 2**10
 # Engines' metrics are some hundred kilobytes at most; what is longer is not read to its end.
 _METRICS_BYTES = 4 * 2**20
+# Where an endpoint says whether it wants requests: our own workers and gateways, then most engines (vLLM, SGLang,
+# llama.cpp), whose `/health` is 503 while a model loads or when their engine has died.
+_READY_PATHS = ("/health/ready", "/health")
+_NO_SUCH_PATH = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
 _ERROR_HEADERS = ("retry-after", "retry-after-ms", "x-reject-reason", "x-should-retry")
 
 
@@ -126,29 +131,36 @@ class RemoteEngine:
         }
         self._fixed_lines = _header_lines(self._fixed_headers)
         self._heads: dict[str, str] = {}
+        self._ready_path = _READY_PATHS[0]
 
     def open(self, call: EngineCall) -> _OpenCall:
         """See `Engine`. Leaving the context before the end of the body closes the connection: the replica stops."""
         return _OpenCall(self, call)
 
     async def probe_ready(self, *, timeout_s: float) -> ProbeResult:
-        """Whether the endpoint wants requests. One that has no `/health/ready` does: most engines have none."""
-        request = f"GET {self._base_path}/health/ready HTTP/1.1\r\n{self._fixed_lines}\r\n".encode("ascii")
-        response: StreamedResponse | None = None
+        """Whether the endpoint wants requests, by the first of the usual paths that it has; one that has none does."""
         try:
             async with asyncio.timeout(timeout_s):
-                response = await self.exchange(request, limit_s=timeout_s)
-                await response.read()
+                status = await self._status_of(self._ready_path, limit_s=timeout_s)
+                if status in _NO_SUCH_PATH and self._ready_path != _READY_PATHS[-1]:
+                    self._ready_path = _READY_PATHS[-1]  # from now on: it stays the same program
+                    status = await self._status_of(self._ready_path, limit_s=timeout_s)
         except (TimeoutError, ConnectTimeoutError, ResponseTimeoutError):
             return ProbeResult.TIMED_OUT
         except TransportError:
             return ProbeResult.UNREACHABLE
-        finally:
-            if response is not None:
-                response.close()
-        status = response.head.status if response.head is not None else 0
-        is_ready = status < HTTPStatus.INTERNAL_SERVER_ERROR or status == 501
+        is_ready = status < HTTPStatus.INTERNAL_SERVER_ERROR or status in _NO_SUCH_PATH
         return ProbeResult.READY if is_ready else ProbeResult.NOT_READY
+
+    async def _status_of(self, path: str, *, limit_s: float) -> int:
+        """The status a GET is answered with. Raises: TransportError."""
+        request = f"GET {self._base_path}{path} HTTP/1.1\r\n{self._fixed_lines}\r\n".encode("ascii")
+        response = await self.exchange(request, limit_s=limit_s)
+        try:
+            await response.read()
+        finally:
+            response.close()
+        return response.head.status if response.head is not None else 0
 
     async def read_metrics(self, *, timeout_s: float) -> bytes | None:
         """What the endpoint says on `/metrics`, as much as is read of it; None where it says nothing. Never raises."""
@@ -171,7 +183,7 @@ class RemoteEngine:
     async def first_byte(self, call: EngineCall) -> tuple[StreamedResponse, bytes]:
         """The answer to a call, committed to with its first bytes.
 
-        Raises: AttemptError.
+        Raises: AttemptError. ApiError: the client is at fault, whatever status the engine says.
         """
         timeouts = self._timeouts
         started_s = asyncio.get_running_loop().time()
@@ -233,18 +245,24 @@ class RemoteEngine:
         return head.encode("ascii") + call.body
 
     async def _committed_chunk(self, response: StreamedResponse) -> bytes:
-        """The first bytes of an answer, which are empty only where the status says everything."""
+        """The first bytes of an answer, which are empty only where the status says everything.
+
+        Raises: AttemptError. ApiError: the client is at fault, whatever status the engine says.
+        """
         chunk = await response.read()
         head = response.head
         assert head is not None
         status = head.status
         if status in RETRYABLE_STATUSES or HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+            error = await _error_object(head, chunk, response)
+            if error is not None and (fault := clients_fault(error, server=_header(head, b"server"))) is not None:
+                raise fault
             raise AttemptError(
                 AttemptFailure.BAD_STATUS,
                 f"{self._root} answered {status}",
                 replica=self.name,
                 status=status,
-                api_error=await _error_object(head, chunk, response),
+                api_error=error,
             )
         if not chunk and status < HTTPStatus.MULTIPLE_CHOICES:
             message = f"{self._root} answered {status} without a body"
@@ -334,6 +352,10 @@ async def _error_object(head: ResponseHead, body: bytes, response: StreamedRespo
         headers={name: headers[name] for name in _ERROR_HEADERS if name in headers},
         origin=fields.origin,
     )
+
+
+def _header(head: ResponseHead, name: bytes) -> str:
+    return next((value.decode("latin-1") for one, value in head.headers if one == name), "")
 
 
 def attempt_failure(error: TransportError) -> AttemptFailure:

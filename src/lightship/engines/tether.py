@@ -3,39 +3,98 @@
 Our own workers end with their standard input (`serving/parent.py`); `vllm serve` and `llama-server` do not look at it.
 So they run as the child of this small process: it holds the standard input, passes SIGTERM and SIGINT on, and ends with
 the child's status. When the parent is gone, the child is asked to end. What is left of its helpers then is killed.
+
+    SIGTERM --drain: signal first--> child told --nothing under way--> helpers killed, child ends
+       |    --drain: signal last---> nothing under way --> child told --not gone soon--> killed
+       `----no drain---------------> child told
+    SIGTERM again: child told at once
+
+Where neither server drains well, the tether does it (`idle.Drain`): llama-server, told to end, leaves its streams
+hanging for half a minute; vLLM finishes them, refuses others, and then waits for its workers until its time is over.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
+from pathlib import Path
 
+from lightship.engines.idle import Drain, wait_until_idle
 from lightship.engines.memory import group_members
 
 _GRACE_S = 10.0
+# After the drain nothing is left to do; a server that is still there a moment later hangs.
+_IDLE_GRACE_S = 3.0
+_DRAIN_FLAG = "--drain"
+# Processes of Python's multiprocessing that clean up after the others, and end with them.
+_CLEANER = b"resource_tracker"
+# Where Intel's OpenMP runtime registers itself, one file per process; one that is killed leaves it behind.
+_OPENMP_FILES = (Path("/dev/shm"), "__KMP_REGISTERED_LIB_{process_id}_*")
 
 
-def tethered(command: list[str]) -> list[str]:
+def tethered(command: list[str], drain: Drain | None = None) -> list[str]:
     """The command that runs `command` tethered to whoever holds its standard input."""
-    return [sys.executable, "-m", "lightship.engines.tether", *command]
+    options = [] if drain is None else [_DRAIN_FLAG, json.dumps(asdict(drain))]
+    return [sys.executable, "-m", "lightship.engines.tether", *options, *command]
 
 
-def main(command: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Runs the command until it ends or standard input does; its exit status, 128 + the signal that ended it.
 
     Effects: what the command started in this process's group is killed once it has ended.
     """
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    drain: Drain | None = None
+    if arguments[:1] == [_DRAIN_FLAG]:
+        fields = json.loads(arguments[1])
+        drain, arguments = Drain(**{**fields, "gauges": tuple(fields["gauges"])}), arguments[2:]
+    child = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)
+    end = _End(child, drain)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _frame: child.send_signal(received))
+        signal.signal(number, end.on_signal)
     threading.Thread(target=_end_with_parent, args=(child,), daemon=True).start()
     code = child.wait()
     _kill_helpers()
     return code if code >= 0 else 128 - code
+
+
+class _End:
+    """Ends the child when a signal asks for it: at the first one with a drain where there is one, then at once."""
+
+    def __init__(self, child: subprocess.Popen[bytes], drain: Drain | None) -> None:
+        self._child = child
+        self._drain = drain
+        self._is_asked = False
+        self._is_urgent = threading.Event()
+
+    def on_signal(self, number: int, frame: object) -> None:
+        del frame
+        if self._drain is None:
+            self._child.send_signal(number)
+        elif self._is_asked:
+            self._is_urgent.set()
+            self._child.send_signal(number)
+        else:
+            self._is_asked = True
+            threading.Thread(target=self._drained, args=(self._drain, number), daemon=True).start()
+
+    def _drained(self, drain: Drain, number: int) -> None:
+        if drain.is_signal_first:
+            self._child.send_signal(number)
+        wait_until_idle(drain, is_over=lambda: self._child.poll() is not None or self._is_urgent.is_set())
+        if drain.is_signal_first:
+            _kill_helpers(spared=frozenset({self._child.pid}))
+        else:
+            self._child.send_signal(number)
+        try:
+            self._child.wait(_IDLE_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
 
 
 def _end_with_parent(child: subprocess.Popen[bytes]) -> None:
@@ -48,13 +107,25 @@ def _end_with_parent(child: subprocess.Popen[bytes]) -> None:
         child.kill()
 
 
-def _kill_helpers() -> None:
+def _kill_helpers(spared: frozenset[int] = frozenset()) -> None:
     if os.getpgrp() != os.getpid():
         return  # started by hand: the group is the shell's
     for process_id in group_members(os.getpid()):
-        if process_id != os.getpid():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process_id, signal.SIGKILL)
+        if process_id == os.getpid() or process_id in spared or (spared and _is_cleaner(process_id)):
+            continue
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process_id, signal.SIGKILL)
+        folder, pattern = _OPENMP_FILES
+        for path in folder.glob(pattern.format(process_id=process_id)):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _is_cleaner(process_id: int) -> bool:
+    try:
+        return _CLEANER in Path(f"/proc/{process_id}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 if __name__ == "__main__":

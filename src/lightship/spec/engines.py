@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lightship.spec.base import StrictModel
-from lightship.spec.values import InputGroupSize, KvCacheBytes, PromptCacheBytes, ThreadCount
+from lightship.spec.values import InputGroupSize, KvCacheBytes, ModelName, PromptCacheBytes, ThreadCount
+
+AdapterFolder = Annotated[str, Field(pattern=r"^[^\x00-\x1f]+$", max_length=4096, examples=["./adapters/pirate"])]
 
 
 class OpenvinoEngineSpec(StrictModel):
@@ -96,7 +99,40 @@ class VllmEngineSpec(StrictModel):
     data_parallel: int = Field(
         default=1, ge=1, le=1024, description="Copies of the model in one replica. Unit: copies."
     )
+    expert_parallel: bool = Field(
+        default=False,
+        description="Whether whole experts are divided between the devices, instead of each one being split.",
+    )
+    gpu_memory_utilization: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of a GPU's memory for weights, activations and KV cache together, in place of "
+        "`kv_cache_size`; null keeps to that. Unit: 0 to 1.",
+    )
+    lora: Annotated[Mapping[ModelName, AdapterFolder], Field(strict=False)] = Field(
+        default={},
+        max_length=64,
+        examples=[{"pirate": "./adapters/pirate"}],
+        description="LoRA adapters: the model name each is served under, and its folder in PEFT's layout.",
+    )
+    sleep_mode: bool = Field(
+        default=False, description="Whether a replica can sleep, which frees its GPU's memory and keeps its process."
+    )
+    python: str | None = Field(
+        default=None,
+        pattern=r"^[^\x00-\x1f]+$",
+        max_length=4096,
+        examples=["/opt/vllm/bin/python"],
+        description="Interpreter of an environment with a vLLM of your own, as for GPUs; null is Lightship's own.",
+    )
     draft: bool = Field(default=True, description="Whether a variant's speculative draft is used.")
+
+    @model_validator(mode="after")
+    def _has_one_size_of_the_cache(self) -> Self:
+        if self.gpu_memory_utilization is not None and "kv_cache_size" in self.model_fields_set:
+            raise ValueError("kv_cache_size and gpu_memory_utilization both say how large the KV cache is; keep one")
+        return self
 
 
 class LlamacppEngineSpec(StrictModel):
@@ -123,6 +159,12 @@ class LlamacppEngineSpec(StrictModel):
     prompt_cache_size: PromptCacheBytes = Field(
         default=256 * 2**20,
         description="Memory for KV caches of earlier prompts, like `256 MiB` or a number; 0 keeps none. Unit: bytes.",
+    )
+    sleep_after_s: int = Field(
+        default=0,
+        ge=0,
+        le=31 * 86400,
+        description="Idle time after which a replica frees its model's memory until the next request; 0 is never.",
     )
     busy_waiting: bool = Field(
         default=False,

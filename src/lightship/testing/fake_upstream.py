@@ -32,8 +32,8 @@ class FakeUpstream:
     """The server's side of the script: what came in, and what is under way.
 
     `num_open` counts replies under way, `num_abandoned` those whose client left before their end; `changed` is set
-    whenever one of them changes. `health_status` answers readiness probes; None closes without an answer. `metrics` is
-    the body of `/metrics`; None answers 404.
+    whenever one of them changes. `health_status` answers readiness probes; None closes without an answer. Probes of
+    `missing_paths` get 404 instead. `metrics` is the body of `/metrics`; None answers 404.
     """
 
     def __init__(self, script: Script) -> None:
@@ -43,6 +43,7 @@ class FakeUpstream:
         self.num_abandoned = 0
         self.num_connections = 0
         self.health_status: int | None = 200
+        self.missing_paths: frozenset[str] = frozenset()
         self.metrics: bytes | None = None
         self.changed = asyncio.Event()
         self.base_url = ""
@@ -92,7 +93,10 @@ class FakeUpstream:
         self, request: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         if request.method == "GET":
-            await (self._answer_metrics(writer) if request.path.endswith("/metrics") else self._answer_probe(writer))
+            if request.path.endswith("/metrics"):
+                await self._answer_metrics(writer)
+            else:
+                await self._answer_probe(request.path, writer)
             return
         self.requests.append(request)
         self.num_open += 1
@@ -112,10 +116,11 @@ class FakeUpstream:
         writer.write(_head(status, {"content-length": str(len(body))}) + body)
         await writer.drain()
 
-    async def _answer_probe(self, writer: asyncio.StreamWriter) -> None:
-        if self.health_status is None:
+    async def _answer_probe(self, path: str, writer: asyncio.StreamWriter) -> None:
+        status = 404 if path in self.missing_paths else self.health_status
+        if status is None:
             raise ConnectionAbortedError("scripted")
-        writer.write(_head(self.health_status, {"content-length": "0"}))
+        writer.write(_head(status, {"content-length": "0"}))
         await writer.drain()
 
     async def _play(self, reply: FakeReply, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

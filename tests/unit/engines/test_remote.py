@@ -19,6 +19,7 @@ from lightship.transport.errors import (
     ResponseTimeoutError,
     TransportError,
 )
+from lightship.wire.errors import ApiError
 
 TIMEOUTS = HopTimeouts(connect_s=5, first_token_s=5, next_token_s=5, total_s=5)
 CALL = EngineCall(path="/v1/completions", body=b'{"model":"m"}', request_id="r", model="m", is_streaming=False)
@@ -73,6 +74,49 @@ def test_probe_ready_reads_the_status_and_forgives_a_missing_endpoint(
             return await engine.probe_ready(timeout_s=5)
 
     assert asyncio.run(run()) is expected
+
+
+@pytest.mark.parametrize(("status", "expected"), [(200, ProbeResult.READY), (503, ProbeResult.NOT_READY)])
+def test_probe_ready_of_an_engine_with_health_only_reads_that(status: int, expected: ProbeResult) -> None:
+    """vLLM's `/health` is 503 once its engine has died; that it has no `/health/ready` said nothing."""
+
+    async def run() -> list[ProbeResult]:
+        upstream = FakeUpstream(always(FakeReply()))
+        upstream.missing_paths = frozenset({"/health/ready"})
+        upstream.health_status = status
+        async with upstream.serving(), upstream_session() as session:
+            engine = RemoteEngine(name="r", base_url=upstream.base_url, session=session, timeouts=TIMEOUTS)
+            return [await engine.probe_ready(timeout_s=5) for _ in "12"]
+
+    assert asyncio.run(run()) == [expected] * 2
+
+
+LLAMACPP_500 = b'{"error":{"code":500,"message":"%s","type":"server_error"}}'
+
+
+@pytest.mark.parametrize("said", [b"[json.exception.parse_error.101] parse error", b"Failed to parse tools: {}"])
+def test_clients_error_that_llamacpp_calls_its_own_is_a_400_and_no_failed_attempt(said: bytes) -> None:
+    reply = FakeReply(status=500, headers={"server": "llama.cpp"}, chunks=(LLAMACPP_500 % said,))
+    with pytest.raises(ApiError) as caught:
+        asyncio.run(answered(reply))
+    assert (caught.value.status, caught.value.type) == (400, "invalid_request_error")
+    assert caught.value.message == said.decode()
+
+
+@pytest.mark.parametrize(("server", "said"), [("llama.cpp", b"Compute error."), ("other", b"Failed to parse tools")])
+def test_engines_own_500_is_a_failed_attempt(server: str, said: bytes) -> None:
+    reply = FakeReply(status=500, headers={"server": server}, chunks=(LLAMACPP_500 % said,))
+    with pytest.raises(AttemptError) as caught:
+        asyncio.run(answered(reply))
+    assert (caught.value.failure, caught.value.status) == (AttemptFailure.BAD_STATUS, 500)
+
+
+async def answered(reply: FakeReply) -> None:
+    upstream = FakeUpstream(always(reply))
+    async with upstream.serving(), upstream_session() as session:
+        engine = RemoteEngine(name="r", base_url=upstream.base_url, session=session, timeouts=TIMEOUTS)
+        async with engine.open(CALL):
+            pass
 
 
 def test_remote_nobody_listens_is_a_failed_connect() -> None:

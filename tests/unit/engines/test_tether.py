@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from lightship.engines.idle import Drain
 from lightship.engines.memory import group_members
 from lightship.engines.process import WorkerProcess, free_port
 from lightship.engines.tether import tethered
@@ -82,3 +84,58 @@ def test_tethered_worker_is_stopped_by_its_owner(tmp_path: Path) -> None:
     assert asyncio.run(scenario()) == 128 + signal.SIGTERM
     assert worker.pid is not None
     assert is_soon(lambda: group_members(worker.pid or 0) == [])
+
+
+# A server with one request under way until somebody posts, that says when it was told to end and then hangs.
+BUSY = """
+import http.server, signal, subprocess, sys
+state = {"running": 1}
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = b"running %d" % state["running"]
+        self.send_response(200); self.send_header("content-length", str(len(body))); self.end_headers()
+        self.wfile.write(body)
+    def do_POST(self):
+        state["running"] = 0
+        self.do_GET()
+    def log_message(self, *args): pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, frame: print("told", flush=True))
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print("ready", flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.mark.parametrize("is_signal_first", [True, False])
+def test_tether_drain_waits_for_what_is_under_way_and_ends_a_server_that_hangs(is_signal_first: bool) -> None:
+    port = free_port()
+    drain = Drain(f"http://127.0.0.1:{port}/metrics", ("running",), timeout_s=60.0, is_signal_first=is_signal_first)
+    command = tethered([sys.executable, "-c", BUSY, str(port)], drain)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as tether:  # type: ignore[call-overload]
+        assert tether.stdout.readline() == "ready\n"
+        tether.send_signal(signal.SIGTERM)
+        if is_signal_first:
+            assert tether.stdout.readline() == "told\n"
+        assert tether.poll() is None
+        assert len(group_members(tether.pid)) == 3, "helpers stay while a request is under way"
+        urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/", method="POST")).close()
+        if not is_signal_first:
+            assert tether.stdout.readline() == "told\n"
+        assert tether.wait(20) == 128 + signal.SIGKILL
+        assert is_soon(lambda: group_members(tether.pid) == [])
+
+
+def test_tether_second_signal_ends_a_drain() -> None:
+    port = free_port()
+    drain = Drain(f"http://127.0.0.1:{port}/metrics", ("running",), timeout_s=600.0, is_signal_first=False)
+    command = tethered([sys.executable, "-c", BUSY, str(port)], drain)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as tether:  # type: ignore[call-overload]
+        assert tether.stdout.readline() == "ready\n"
+        tether.send_signal(signal.SIGINT)
+        tether.send_signal(signal.SIGTERM)
+        assert tether.stdout.readline() == "told\n"
+        assert tether.wait(20) == 128 + signal.SIGKILL

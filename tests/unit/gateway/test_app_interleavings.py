@@ -123,6 +123,9 @@ FULL = st.builds(
 )
 
 
+NUM_RUNGS = 2
+
+
 class Replicas:
     """Replicas in memory that play one list of attempts among them."""
 
@@ -221,10 +224,9 @@ def test_gateway_any_interleaving_ends_in_one_outcome_each_and_zero_counters(
         assert [fake.num_open for fake in replicas.fakes.values()] == [0, 0, 0]
         assert _sum_of(telemetry, names.REQUESTS + "_total") == len(requests)
         assert _sum_of(telemetry, names.REQUEST_DURATION + "_count") == len(requests)
-        assert replicas.num_attempts <= len(requests) + RESERVE_RETRIES
-        expected = sorted(_expected_outcome(client) for client in clients)
-        counted = {outcome: _sum_of(telemetry, names.REQUESTS + "_total", outcome=outcome) for outcome in Outcome}
-        assert counted == {outcome: expected.count(outcome) for outcome in Outcome}
+        # each rung once, and retries within their budget
+        assert replicas.num_attempts <= NUM_RUNGS * len(requests) + RESERVE_RETRIES
+        _check_outcomes(telemetry, clients)
 
     run_in_virtual_time(run())
 
@@ -356,7 +358,7 @@ def test_gateway_with_everything_on_any_interleaving_leaves_all_accounting_at_ze
             assert [place.num_in_flight for place in dispatcher.ladders["m"].places] == [0, 0]
             assert [(state.num_in_flight, state.work_s) for state in gateway.pool.states] == [(0, 0)] * 3
             assert [fake.num_open for fake in replicas.fakes.values()] == [0, 0, 0]
-            assert replicas.num_attempts <= len(requests) + RESERVE_RETRIES
+            assert replicas.num_attempts <= NUM_RUNGS * len(requests) + RESERVE_RETRIES
             _check_outcomes(gateway.telemetry, clients)
         assert asyncio.all_tasks() == {asyncio.current_task()}
 

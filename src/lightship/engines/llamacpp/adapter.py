@@ -9,7 +9,8 @@ import subprocess
 from pathlib import Path
 
 from lightship.artifacts.machine import this_machine
-from lightship.engines.base import EngineFeature
+from lightship.engines.base import EngineFeature, EngineQuirk
+from lightship.engines.idle import Drain
 from lightship.engines.llamacpp.config import (
     MODEL_NAME,
     LlamacppWorkerConfig,
@@ -22,6 +23,7 @@ from lightship.errors import EngineError
 from lightship.ports.measurements import Target
 
 PROGRAM = "llama-server"
+_GAUGES = ("llamacpp:requests_processing", "llamacpp:requests_deferred")
 _VERSION_TIMEOUT_S = 30.0
 _VERSION = re.compile(r"^version: (.+?)(?: \(build \d+, commit ([^)]+)\))?$", re.MULTILINE)
 _MIB = 2**20
@@ -43,6 +45,20 @@ class LlamacppAdapter:
             EngineFeature.MANY_CHOICES,
             EngineFeature.STRUCTURED_OUTPUT,
             EngineFeature.TOOLS,
+            EngineFeature.CACHED_TOKENS,
+        }
+    )
+    quirks = frozenset(
+        {
+            EngineQuirk.IGNORES_UNKNOWN_FIELDS,
+            EngineQuirk.LENIENT_VALUES,
+            EngineQuirk.ANY_MODEL_NAME,
+            EngineQuirk.CUTS_LONG_OUTPUTS,
+            EngineQuirk.CHAT_SHAPED_LOGPROBS,
+            EngineQuirk.USAGE_OF_ONE_CHOICE,
+            EngineQuirk.USAGE_WITH_LAST_TEXT,
+            EngineQuirk.CLIENT_ERRORS_AS_500,
+            EngineQuirk.SERVES_WHILE_DRAINING,
         }
     )
 
@@ -73,6 +89,8 @@ class LlamacppAdapter:
                 "max_step_tokens": settings.max_step_tokens,
                 "prompt_cache_bytes": settings.prompt_cache_bytes,
                 "busy_waiting": settings.busy_waiting,
+                # named only where it is used, so that figures from before it was a setting still count
+                **({"sleep_after_s": settings.sleep_after_s} if settings.sleep_after_s else {}),
             },
         )
 
@@ -85,7 +103,10 @@ class LlamacppAdapter:
 
         Raises: UsageError: the file holds no such settings. CheckpointError: the model's context length is not known.
         """
-        return tethered(server_command(read_config(config_path)))
+        settings = read_config(config_path)
+        # Told to end, it would leave what is under way hanging for half a minute and then break it off.
+        drain = Drain(f"{settings.address}/metrics", _GAUGES, settings.drain_timeout_s, is_signal_first=False)
+        return tethered(server_command(settings), drain)
 
     def environment(self, settings: LlamacppWorkerConfig) -> dict[str, str]:
         """How its threads wait. Source: OMP_WAIT_POLICY in the OpenMP specification, which libgomp follows."""
@@ -115,6 +136,7 @@ def server_command(settings: LlamacppWorkerConfig) -> list[str]:
         "--cache-ram": str(settings.prompt_cache_bytes // _MIB),
         "--timeout": str(max(1, round(settings.request_timeout_s))),
         "--fit": "off",  # it would shrink what was asked for
+        **({"--sleep-idle-seconds": str(settings.sleep_after_s)} if settings.sleep_after_s else {}),
     }
     # /slots shows what others ask; the web page is not built in
     flags = ["--no-kv-unified", "--metrics", "--no-slots", "--no-ui", "--offline", "--log-colors", "off"]

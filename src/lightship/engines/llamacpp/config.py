@@ -22,7 +22,7 @@ _UNQUANTIZED = frozenset({"f32", "f16", "bf16"})
 class LlamacppWorkerConfig(WorkerConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of one llama-server.
 
-    It has no limits for bodies, waiting requests and draining; what stands before it (the gateway) keeps those.
+    It has no limits for bodies and waiting requests; what stands before it (the gateway) keeps those.
 
     Args:
         folder: `model.gguf` and `config.json`.
@@ -38,6 +38,8 @@ class LlamacppWorkerConfig(WorkerConfig, frozen=True, forbid_unknown_fields=True
         prompt_cache_bytes: Memory for KV caches of earlier prompts that no sequence holds any more.
         busy_waiting: Whether its threads wait for each other by spinning. That can be faster where nothing else runs;
             where the cores are shared, each wait takes a time slice of whoever has the core.
+        sleep_after_s: Time without a request after which the model's memory is freed until the next one, which waits
+            for it to be loaded again; 0 never. Probes of health and metrics do not count as requests.
     """
 
     program: str
@@ -51,6 +53,7 @@ class LlamacppWorkerConfig(WorkerConfig, frozen=True, forbid_unknown_fields=True
     max_step_tokens: Positive = 512
     prompt_cache_bytes: NonNegative = 256 * 2**20
     busy_waiting: bool = False
+    sleep_after_s: NonNegative = 0
 
     def __post_init__(self) -> None:
         if self.kv_cache_type not in _UNQUANTIZED and not self.flash_attention:

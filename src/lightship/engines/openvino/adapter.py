@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from lightship.artifacts.machine import this_machine
-from lightship.engines.base import EngineFeature
+from lightship.engines.base import EngineFeature, EngineQuirk
 from lightship.engines.openvino.config import OpenVinoWorkerConfig, encode_config
 from lightship.engines.openvino.runtime import installed_version
 from lightship.ports.measurements import Target
@@ -27,8 +27,14 @@ class OpenVinoAdapter:
             EngineFeature.PROMPT_LOGPROBS,
             EngineFeature.SEED,
             EngineFeature.MANY_CHOICES,
+            EngineFeature.TOKENIZE,
+            EngineFeature.RUNNING_USAGE,
+            EngineFeature.NAMED_PARAMETERS,
+            EngineFeature.VARIANT_HEADER,
+            EngineFeature.DRAIN_ENDPOINT,
         }
     )
+    quirks: frozenset[EngineQuirk] = frozenset()
 
     def version(self) -> str:
         """Version of OpenVINO GenAI. Raises: EngineError: it is not installed."""

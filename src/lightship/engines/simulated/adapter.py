@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightship import __version__
 from lightship.artifacts.machine import this_machine
-from lightship.engines.base import EngineFeature
+from lightship.engines.base import EngineFeature, EngineQuirk
 from lightship.engines.simulated.config import SimulatedWorkerConfig, encode_config
 from lightship.ports.measurements import Target
 
@@ -18,8 +18,20 @@ class SimulatedAdapter:
     name = "simulated"
     ready_path = "/health/ready"
     features = frozenset(
-        {EngineFeature.COMPLETIONS, EngineFeature.CHAT, EngineFeature.SEED, EngineFeature.MANY_CHOICES}
+        {
+            EngineFeature.COMPLETIONS,
+            EngineFeature.CHAT,
+            EngineFeature.SEED,
+            EngineFeature.MANY_CHOICES,
+            EngineFeature.TOKENIZE,
+            EngineFeature.CACHED_TOKENS,
+            EngineFeature.RUNNING_USAGE,
+            EngineFeature.NAMED_PARAMETERS,
+            EngineFeature.VARIANT_HEADER,
+            EngineFeature.DRAIN_ENDPOINT,
+        }
     )
+    quirks: frozenset[EngineQuirk] = frozenset()
 
     def version(self) -> str:
         """Version of Lightship: the engine is part of it."""

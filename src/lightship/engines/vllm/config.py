@@ -43,6 +43,11 @@ class VllmWorkerConfig(WorkerConfig, frozen=True, forbid_unknown_fields=True, kw
         tensor_parallel_size: Processes or devices that each layer is split over.
         pipeline_parallel_size: Processes or devices that the layers are divided between.
         data_parallel_size: Copies of the model that share the requests.
+        expert_parallel: Whether experts are divided between the processes, whole ones, instead of each being split.
+        gpu_memory_share: Share of a GPU's memory for weights, activations and KV cache together, in place of
+            `kv_cache_bytes`; 0 leaves it at that.
+        lora: Adapters by the model name each is served under; folders in PEFT's layout.
+        sleep_mode: Whether the server can be put to sleep, which frees the GPU's memory (`engines.vllm.sleep`).
         max_logprobs: Most alternatives per token that a client may ask for.
         use_draft: Whether tokens are proposed ahead at all.
         draft: How tokens are proposed, in place of what the variant's `draft.json` says.
@@ -64,6 +69,10 @@ class VllmWorkerConfig(WorkerConfig, frozen=True, forbid_unknown_fields=True, kw
     tensor_parallel_size: Positive = 1
     pipeline_parallel_size: Positive = 1
     data_parallel_size: Positive = 1
+    expert_parallel: bool = False
+    gpu_memory_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    lora: dict[str, str] = msgspec.field(default_factory=dict)
+    sleep_mode: bool = False
     max_logprobs: Positive = 64
     use_draft: bool = True
     draft: Draft | None = None

@@ -18,7 +18,7 @@ from lightship.gateway.dispatch.ladder import RungReason
 from lightship.gateway.dispatch.ticket import Answered, Decision, RefusalReason, Refuse, Start, Ticket
 from lightship.gateway.request_body import with_members
 from lightship.ports.clock import Clock
-from lightship.ports.engine import Engine, EngineCall, EngineReply
+from lightship.ports.engine import AttemptError, Engine, EngineCall, EngineReply
 from lightship.wire.errors import ApiError, overloaded
 from lightship.wire.paths import API_PATHS
 
@@ -72,13 +72,28 @@ class AdmittedEngine:
         self.dispatcher.apply(config)
         self.advance()
 
-    async def start(self, call: EngineCall) -> Ticket:
+    async def start(
+        self, call: EngineCall, *, arrived_s: float | None = None, avoided: frozenset[int] = frozenset()
+    ) -> Ticket:
         """A started ticket for the call, after as long a wait as that takes.
+
+        Args:
+            call: As it came.
+            arrived_s: When it came, on the monotonic clock; None is now.
+            avoided: Rungs on which it failed already.
 
         Raises: ApiError: 503; CancelledError: the client left, and nothing is held for it.
         """
         now_s = self._clock.monotonic_s()
-        ticket = Ticket(call.served_model, call.rung, call.is_pinned, call.terms, now_s, call.is_streaming)
+        ticket = Ticket(
+            call.served_model,
+            call.rung,
+            call.is_pinned,
+            call.terms,
+            now_s if arrived_s is None else arrived_s,
+            call.is_streaming,
+            avoided=avoided,
+        )
         decision: Decision = self.dispatcher.offer(ticket, now_s)
         if isinstance(decision, Refuse):
             raise self._error(decision, was_queued=False)
@@ -143,14 +158,9 @@ class _Admission:
         self._call = call
 
     async def __aenter__(self) -> EngineReply:
-        engine, call = self._engine, self._call
-        self._ticket = ticket = await engine.start(call)
-        try:
-            self._inner = engine._inner.open(_placed(call, ticket))
-            self._reply = reply = await self._inner.__aenter__()
-        except BaseException:
-            engine.finish(ticket, None)
-            raise
+        engine = self._engine
+        reply = self._reply = await self._first_reply()
+        ticket = self._ticket
         self._first_byte_s = now_s = engine._clock.monotonic_s()
         engine.dispatcher.first_byte(ticket, now_s)
         place = ticket.place
@@ -163,6 +173,34 @@ class _Admission:
             ticket.rung, ticket.reason, is_trimmed=ticket.is_trimmed, asked=ticket.asked_rung
         )
         return reply
+
+    async def _first_reply(self) -> EngineReply:
+        """The reply of the first rung that gives one: where all replicas of one fail, another rung is as good as if the
+        first had been known to be down, and as allowed.
+
+        Raises: AttemptError: that of the first rung, when no other may answer. ApiError: see `AdmittedEngine.start`.
+        """
+        engine, call = self._engine, self._call
+        arrived_s = engine._clock.monotonic_s()
+        avoided: frozenset[int] = frozenset()
+        failed: AttemptError | None = None
+        while True:
+            try:
+                self._ticket = ticket = await engine.start(call, arrived_s=arrived_s, avoided=avoided)
+            except ApiError:
+                if failed is None:
+                    raise
+                raise failed from None
+            try:
+                self._inner = engine._inner.open(_placed(call, ticket))
+                return await self._inner.__aenter__()
+            except AttemptError as error:
+                engine.finish(ticket, None)
+                failed = failed or error
+                avoided |= {ticket.rung}
+            except BaseException:
+                engine.finish(ticket, None)
+                raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

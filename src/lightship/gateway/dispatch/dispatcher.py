@@ -103,7 +103,8 @@ class Dispatcher:
         """A request has come. Where it pushes another one out of a full queue, `advance` tells that one."""
         ladder = self.ladders[ticket.served_model]
         room = self._rooms[ladder.home_device]
-        ladder.arrivals.note(now_s)
+        if not ticket.avoided:  # one that comes back from a rung that failed has arrived before
+            ladder.arrivals.note(now_s)
         self._update_level(ladder, now_s)
         ticket.start_by_s = min(ticket.arrived_s + ticket.terms.max_wait_s, ticket.terms.deadline_s)
         if ticket.asked_rung >= ladder.num_local:  # the spill rung by its name: within its money like everything there
@@ -244,7 +245,9 @@ class Dispatcher:
             session_rung=before,
             is_session_costly=before is not None and self._is_move_costly(ladder, before, terms.num_prompt_tokens),
         )
-        is_up = [self._is_up(ticket.served_model, rung) for rung in range(ladder.num_local)]
+        is_up = [
+            rung not in ticket.avoided and self._is_up(ticket.served_model, rung) for rung in range(ladder.num_local)
+        ]
         return choose_rung(wish, ladder.views(now_s, is_up=is_up), level=ladder.level_rung)
 
     def _has_plain_choice(self, ticket: Ticket, ladder: LadderState) -> bool:
@@ -252,6 +255,7 @@ class Dispatcher:
         terms, asked = ticket.terms, ticket.asked_rung
         return (
             ladder.level_rung <= asked
+            and asked not in ticket.avoided
             and not (ticket.is_pinned or terms.session or terms.degrade is Degrade.PREFERRED)
             and (terms.min_quality <= 0 or 1 - ladder.config.rungs[asked].cautious_loss >= terms.min_quality)
             and self._is_up(ticket.served_model, asked)
@@ -294,7 +298,7 @@ class Dispatcher:
         terms = ticket.terms
         is_asked = ticket.asked_rung == rung
         may_go = is_asked or not (ticket.is_pinned or terms.degrade is Degrade.NEVER)
-        if rung >= len(ladder.places) or not may_go or not terms.may_leave:
+        if rung >= len(ladder.places) or rung in ticket.avoided or not may_go or not terms.may_leave:
             return False
         place = ladder.places[rung]
         if 1 - place.facts.cautious_loss < terms.min_quality:
@@ -326,7 +330,8 @@ class Dispatcher:
         place.num_in_flight += 1
         place.num_started += 1
         if ladder.budget is not None and ticket.counts_against_budget:
-            ladder.budget.note_request(now_s)
+            if not ticket.avoided:
+                ladder.budget.note_request(now_s)
             if ticket.rung > ticket.asked_rung and not place.facts.is_spill:
                 ticket.paid_loss = place.facts.cautious_loss
                 ladder.budget.spend(ticket.paid_loss, now_s)

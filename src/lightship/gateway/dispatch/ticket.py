@@ -39,6 +39,7 @@ class Ticket:
         arrived_s: On the monotonic clock.
         is_streamed: Its first byte says when its prompt was computed; without that its prompt counts nowhere.
         handle: Belongs to whoever made the ticket.
+        avoided: Rungs on which it was tried already, and failed before its first byte.
     """
 
     served_model: str
@@ -48,6 +49,7 @@ class Ticket:
     arrived_s: float
     is_streamed: bool = True
     handle: Any = None
+    avoided: frozenset[int] = frozenset()
     # Results: where and why it was started.
     rung: int = field(default=-1, init=False)
     reason: RungReason = field(default=RungReason.ASKED, init=False)

@@ -20,7 +20,7 @@ _MAX_REQUESTS = 100_000
 _KV_FULL = 0.95
 
 _WAITING, _RUNNING, _KV = range(3)
-# By engine: vLLM, SGLang, TensorRT-LLM, llama.cpp, our own workers.
+# By engine: vLLM, SGLang, TensorRT-LLM, llama.cpp, our own workers, a gateway of ours in front of others.
 _ALIASES: dict[bytes, int] = {
     b"vllm:num_requests_waiting": _WAITING,
     b"vllm:num_requests_running": _RUNNING,
@@ -37,6 +37,8 @@ _ALIASES: dict[bytes, int] = {
     names.ENGINE_WAITING.encode(): _WAITING,
     names.ENGINE_RUNNING.encode(): _RUNNING,
     names.ENGINE_KV_USAGE.encode(): _KV,
+    names.QUEUED.encode(): _WAITING,
+    names.IN_FLIGHT.encode(): _RUNNING,
 }
 _BEGINNINGS = tuple({name[:7] for name in _ALIASES})
 

@@ -59,7 +59,9 @@ def test_target_holds_what_decides_about_speed() -> None:
     assert target.settings["flash_attention"] is True
     shared = {field.name for field in msgspec.structs.fields(WorkerConfig)}
     own = {field.name for field in msgspec.structs.fields(LlamacppWorkerConfig)} - shared
-    assert target.settings.keys() == own - {"program", "engine_version", "num_threads"}
+    unnamed = {"program", "engine_version", "num_threads", "sleep_after_s"}
+    assert target.settings.keys() == own - unnamed
+    assert LlamacppAdapter().target(config(sleep_after_s=60)).settings.keys() == own - unnamed | {"sleep_after_s"}
 
 
 def test_environment_says_how_threads_wait() -> None:
@@ -73,7 +75,16 @@ def test_worker_command_is_tethered_and_reads_the_file_that_was_written(tmp_path
     adapter.write_config(config(), path)
     command = adapter.worker_command(path)
     assert command[:3] == [sys.executable, "-m", "lightship.engines.tether"]
-    assert command[3:] == server_command(config())
+    assert command[3] == "--drain"
+    drain = json.loads(command[4])
+    assert (drain["metrics_url"], drain["timeout_s"]) == ("http://127.0.0.1:8000/metrics", 30.0)
+    assert drain["is_signal_first"] is False
+    assert command[5:] == server_command(config())
+
+
+def test_command_sleeps_only_where_it_is_asked_to() -> None:
+    assert "--sleep-idle-seconds" not in options(config())
+    assert options(config(sleep_after_s=90))["--sleep-idle-seconds"] == "90"
 
 
 def test_config_written_is_read_back_and_others_are_refused(tmp_path: Path) -> None:

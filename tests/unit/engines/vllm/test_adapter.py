@@ -9,12 +9,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.unit.engines.lora_files import write_adapter
 
 from lightship.artifacts.draft_file import Draft, encode_draft
 from lightship.engines.vllm.adapter import VllmAdapter, serve_arguments
 from lightship.engines.vllm.config import VllmWorkerConfig
 from lightship.engines.vllm.installation import find_installation
-from lightship.errors import ArtifactError, EngineError
+from lightship.errors import ArtifactError, CheckpointError, EngineError, SpecError
 
 NUM_CORES = len(os.sched_getaffinity(0))
 
@@ -51,7 +52,10 @@ def command(settings: VllmWorkerConfig, folder: Path) -> list[str]:
 def test_worker_command_runs_the_servers_module_tethered(settings: VllmWorkerConfig, tmp_path: Path) -> None:
     words = command(settings, tmp_path)
     assert words[:3] == [sys.executable, "-m", "lightship.engines.tether"]
-    assert words[3] == settings.python
+    assert words[3] == "--drain"
+    drain = json.loads(words[4])
+    assert (drain["metrics_url"], drain["is_signal_first"]) == ("http://127.0.0.1:8123/metrics", True)
+    assert words[5] == settings.python
     assert "vllm.entrypoints.openai.api_server" in words
     assert {"--served-model-name=tales", "--host=127.0.0.1", "--port=8123", "--max-logprobs=64"} < set(words)
     assert {"--max-model-len=auto", "--enable-prefix-caching", "--no-enforce-eager"} < set(words)
@@ -74,6 +78,47 @@ def test_serve_arguments_follow_the_settings(settings: VllmWorkerConfig) -> None
     # running and waiting together; whole seconds, rounded up
     expected |= {"--max-num-queued-reqs=15", "--no-enable-prefix-caching", "--enforce-eager", "--shutdown-timeout=2"}
     assert expected < set(serve_arguments(changed))
+
+
+def test_serve_arguments_of_a_gpu_share_its_memory_out(settings: VllmWorkerConfig) -> None:
+    assert "--kv-cache-memory-bytes=1073741824" in serve_arguments(settings)
+    words = serve_arguments(msgspec.structs.replace(settings, gpu_memory_share=0.8, sleep_mode=True))
+    assert {"--gpu-memory-utilization=0.8", "--enable-sleep-mode"} < set(words)
+    assert not any(word.startswith("--kv-cache-memory-bytes") for word in words)
+
+
+def test_environment_has_the_endpoints_of_sleep_only_with_sleep_mode(
+    settings: VllmWorkerConfig, tmp_path: Path
+) -> None:
+    on_gpu = msgspec.structs.replace(settings, python=str(install(tmp_path / "gpu", "vllm", "0.32.0")))
+    assert "VLLM_SERVER_DEV_MODE" not in VllmAdapter().environment(on_gpu)
+    sleepy = msgspec.structs.replace(on_gpu, sleep_mode=True)
+    assert VllmAdapter().environment(sleepy)["VLLM_SERVER_DEV_MODE"] == "1"
+    VllmAdapter().check(sleepy)
+    with pytest.raises(SpecError, match="GPUs only"):
+        VllmAdapter().check(msgspec.structs.replace(settings, sleep_mode=True))
+
+
+def test_serve_arguments_name_each_adapter_and_the_rank_they_need(settings: VllmWorkerConfig, tmp_path: Path) -> None:
+    for name, rank in (("a", 4), ("b", 12)):
+        write_adapter(tmp_path / name, rank=rank)
+    changed = msgspec.structs.replace(settings, lora={"one": str(tmp_path / "a"), "two": str(tmp_path / "b")})
+    words = serve_arguments(changed)
+    assert {"--enable-lora", "--max-loras=2", "--max-lora-rank=16"} < set(words)
+    modules = [json.loads(word) for word in words[words.index("--lora-modules") + 1 :]]
+    expected = [{"name": "one", "path": str(tmp_path / "a")}, {"name": "two", "path": str(tmp_path / "b")}]
+    assert modules == expected
+    assert str(VllmAdapter().target(changed).settings["lora"]).startswith("2/rank 12/")
+    assert "lora" not in VllmAdapter().target(settings).settings
+
+
+@pytest.mark.parametrize(("name", "rank", "problem"), [("tales", 4, "called like"), ("x", 513, "takes 512 at most")])
+def test_adapter_that_vllm_cannot_serve_is_refused(
+    settings: VllmWorkerConfig, tmp_path: Path, name: str, rank: int, problem: str
+) -> None:
+    write_adapter(tmp_path / "a", rank=rank)
+    with pytest.raises(CheckpointError, match=problem):
+        VllmAdapter().check(msgspec.structs.replace(settings, lora={name: str(tmp_path / "a")}))
 
 
 def speculation(settings: VllmWorkerConfig) -> dict[str, object] | None:

@@ -13,7 +13,7 @@ import pytest
 from lightship.gateway.dispatch.admitting import AdmittedEngine
 from lightship.gateway.dispatch.config import DispatchConfig, LadderConfig, LadderPolicy, PriorityClass, RungFacts
 from lightship.gateway.dispatch.dispatcher import Dispatcher
-from lightship.ports.engine import AttemptError, AttemptFailure, CallTerms, EngineCall
+from lightship.ports.engine import AttemptError, AttemptFailure, CallTerms, Degrade, EngineCall
 from lightship.testing.fake_engine import FakeEngine, FakeReply, Fault, always, in_turn, stream_reply
 from lightship.testing.virtual_time import LoopClock, run_in_virtual_time
 from lightship.wire.errors import ApiError
@@ -163,6 +163,52 @@ def test_admitting_failed_attempt_gives_its_place_back() -> None:
         assert one.dispatcher.num_in_flight == 0
 
     run(main)
+
+
+BROKEN = FakeReply(fault=Fault.CLOSE_BEFORE_FIRST_BYTE)
+
+
+def test_admitting_rung_that_fails_before_its_first_byte_leaves_the_answer_to_the_rung_below() -> None:
+    fake, log = FakeEngine(in_turn(BROKEN, stream_reply("x"))), list[tuple[str, float, str]]()
+
+    async def main() -> None:
+        one = layer(fake)
+        await served(one, call(), log)
+        assert one.dispatcher.num_in_flight == 0
+        arrived = one.dispatcher.ladders["m"].places[0].num_started, one.dispatcher.ladders["m"].places[1].num_started
+        assert arrived == (1, 1)
+
+    run(main)
+    assert [sent.rung for sent in fake.calls] == [0, 1]
+    assert [words for _, _, words in log] == ["rung=1; reason=unavailable"]
+
+
+@pytest.mark.parametrize("terms", [{"degrade": Degrade.NEVER}, {"min_quality": 0.99}])
+def test_admitting_failed_request_that_takes_nothing_less_is_told_its_failure(terms: dict[str, Any]) -> None:
+    fake = FakeEngine(in_turn(BROKEN, stream_reply("x")))
+
+    async def main() -> None:
+        one = layer(fake)
+        with pytest.raises(AttemptError):
+            await served(one, call(**terms), [])
+        assert one.dispatcher.num_in_flight == 0
+
+    run(main)
+    assert len(fake.calls) == 1
+
+
+def test_admitting_every_rung_fails_tries_each_once_and_tells_the_first_failure() -> None:
+    fake = FakeEngine(in_turn(BROKEN, BROKEN, stream_reply("x")))
+
+    async def main() -> None:
+        one = layer(fake)
+        with pytest.raises(AttemptError) as caught:
+            await served(one, call(), [])
+        assert caught.value.failure is AttemptFailure.CLOSED_EARLY
+        assert (one.dispatcher.num_in_flight, one.dispatcher.num_waiting) == (0, 0)
+
+    run(main)
+    assert [sent.rung for sent in fake.calls] == [0, 1]
 
 
 def test_admitting_what_generates_nothing_takes_no_place() -> None:
