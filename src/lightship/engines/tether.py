@@ -32,6 +32,8 @@ _GRACE_S = 10.0
 # After the drain nothing is left to do; a server that is still there a moment later hangs.
 _IDLE_GRACE_S = 3.0
 _DRAIN_FLAG = "--drain"
+_ENDING = frozenset({signal.SIGTERM, signal.SIGINT})
+_AWAITED = _ENDING | {signal.SIGCHLD}
 # Processes of Python's multiprocessing that clean up after the others, and end with them.
 _CLEANER = b"resource_tracker"
 # Where Intel's OpenMP runtime registers itself, one file per process; one that is killed leaves it behind.
@@ -53,14 +55,24 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == [_DRAIN_FLAG]:
         fields = json.loads(arguments[1])
         drain, arguments = Drain(**{**fields, "gauges": tuple(fields["gauges"])}), arguments[2:]
-    child = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)
+    # Blocked and waited for, not handled: a handler runs only once the main thread leaves its system call, which a
+    # signal that the system gives to another thread, or that comes just before the call, does not bring about.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+    child = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, preexec_fn=_unblock)  # noqa: PLW1509 - no thread yet
     end = _End(child, drain)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end.on_signal)
     threading.Thread(target=_end_with_parent, args=(child,), daemon=True).start()
+    while child.poll() is None:
+        # not for ever: a thread that drains may reap the child just when its end is looked at here
+        received = signal.sigtimedwait(_AWAITED, 1.0)
+        if received is not None and received.si_signo in _ENDING:
+            end.on_signal(received.si_signo)
     code = child.wait()
     _kill_helpers()
     return code if code >= 0 else 128 - code
+
+
+def _unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
 
 
 class _End:
@@ -72,8 +84,8 @@ class _End:
         self._is_asked = False
         self._is_urgent = threading.Event()
 
-    def on_signal(self, number: int, frame: object) -> None:
-        del frame
+    def on_signal(self, number: int) -> None:
+        """A signal was received."""
         if self._drain is None:
             self._child.send_signal(number)
         elif self._is_asked:
