@@ -19,7 +19,6 @@ NOT_SUPPORTED_YET: tuple[Path, ...] = (
     ("replicas", "max"),
     ("replicas", "idle_after_s"),
     ("gateway", "cache", "semantic"),
-    ("deploy", "kubernetes"),
 )
 
 
