@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightship.deploy.document import Document, Rendered, unique_paths, without_none, yaml_text
-from lightship.deploy.images import LLAMA_SERVER, PYTHON, Images, build_name, image_documents, interpreter
+from lightship.deploy.images import LLAMA_SERVER, PYTHON, Images, build_name, image_documents
 from lightship.deploy.inputs import RenderInput
 from lightship.deploy.kubernetes.engines import Engine
 from lightship.deploy.kubernetes.overlays import hardware_choices
@@ -83,9 +83,9 @@ def _services(around: RenderInput) -> tuple[dict[str, Any], dict[str, Any], list
     for hardware, engines in choices.items():
         for engine in engines:
             name = f"{engine.name}-{hardware}" if has_profiles else engine.name
-            files = filled_files(engine.rung.config_files, _engine_places(engine.rung))
+            files = filled_files(engine.rung.config_files, _engine_places(engine.around, engine.rung))
             mounted = _config_files(configs, documents, name, files, _ENGINE_CONFIG)
-            services[name] = _engine(around, engine, mounted, profile=hardware if has_profiles else "")
+            services[name] = _engine(engine.around, engine, mounted, profile=hardware if has_profiles else "")
             depends[name] = {"condition": "service_healthy", **({"required": False} if has_profiles else {})}
     urls = [
         f"http://{name}:{rung.port}" for name, rung in zip(around.names.rungs, around.deployment.rungs, strict=True)
@@ -100,9 +100,14 @@ def _services(around: RenderInput) -> tuple[dict[str, Any], dict[str, Any], list
     return services, configs, documents
 
 
-def _engine_places(rung: DeployedRung) -> Places:
+def _engine_places(around: RenderInput, rung: DeployedRung) -> Places:
     return rung_places(
-        rung, host="0.0.0.0", model=_MODEL, config=_ENGINE_CONFIG, python=interpreter(rung), program=LLAMA_SERVER
+        rung,
+        host="0.0.0.0",
+        model=_MODEL,
+        config=_ENGINE_CONFIG,
+        python=Images(around).interpreter(rung),
+        program=LLAMA_SERVER,
     )
 
 
@@ -134,7 +139,7 @@ def _common(*, is_root_read_only: bool) -> dict[str, Any]:
 
 def _engine(around: RenderInput, engine: Engine, configs: list[dict[str, Any]], *, profile: str) -> dict[str, Any]:
     rung, lifecycle = engine.rung, engine.lifecycle
-    program, *arguments = filled_command(rung.command, _engine_places(rung))
+    program, *arguments = filled_command(rung.command, _engine_places(around, rung))
     folder = around.model_folders.get(rung.variant_name, "")
     variable = f"MODEL_{rung.position}"
     source = (
@@ -167,16 +172,18 @@ def _engine(around: RenderInput, engine: Engine, configs: list[dict[str, Any]], 
             "shm_size": f"{shared}m" if shared else None,
             "stop_grace_period": f"{lifecycle.grace_s}s",
             "healthcheck": _health(
-                _health_python(rung), f"http://127.0.0.1:{rung.port}{rung.ready_path}", lifecycle.startup_budget_s
+                _health_python(around, rung),
+                f"http://127.0.0.1:{rung.port}{rung.ready_path}",
+                lifecycle.startup_budget_s,
             ),
             "deploy": deploy or None,
         }
     )
 
 
-def _health_python(rung: DeployedRung) -> str:
+def _health_python(around: RenderInput, rung: DeployedRung) -> str:
     """An interpreter that is in the image."""
-    return interpreter(rung) if build_name(rung) != "llamacpp" else "python3"
+    return Images(around).interpreter(rung) if build_name(rung) != "llamacpp" else "python3"
 
 
 def _gateway(

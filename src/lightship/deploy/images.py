@@ -28,11 +28,18 @@ class Images:
     @property
     def gateway(self) -> str:
         """The gateway's."""
-        return self._chosen(self.around.settings.images.gateway, "gateway")
+        given = self.around.settings.images.gateway
+        return self.built("gateway") if given == "auto" else given
 
     def engine(self, rung: DeployedRung) -> str:
         """The engine's of a rung, without its model."""
-        return self._chosen(getattr(self.around.settings.images, rung.engine), build_name(rung))
+        given: str = getattr(self.around.settings.images, rung.engine)
+        return self.built(build_name(rung)) if given == "auto" else given
+
+    def interpreter(self, rung: DeployedRung) -> str:
+        """The interpreter in the image of a rung's engine; one of vLLM's own makers is on the path."""
+        is_given = getattr(self.around.settings.images, rung.engine) != "auto"
+        return VLLM_CUDA_PYTHON if is_given and rung.engine == "vllm" else _PROGRAMS.get(build_name(rung), "")
 
     def model(self, rung: DeployedRung) -> str:
         """The image that holds a rung's files under `/models`."""
@@ -47,8 +54,9 @@ class Images:
         """What the names of images that are built begin with."""
         return self.around.settings.images.repository
 
-    def _chosen(self, given: str, name: str) -> str:
-        return f"{self.repository}/{name}:{self.around.version}" if given == "auto" else given
+    def built(self, name: str) -> str:
+        """The image that a build file makes."""
+        return f"{self.repository}/{name}:{self.around.version}"
 
 
 def build_name(rung: DeployedRung) -> str:
@@ -56,11 +64,6 @@ def build_name(rung: DeployedRung) -> str:
     if rung.engine != "vllm":
         return rung.engine
     return "vllm-cuda" if rung.needs.num_accelerators else "vllm-cpu"
-
-
-def interpreter(rung: DeployedRung) -> str:
-    """The interpreter in the image of a rung's engine."""
-    return _PROGRAMS.get(build_name(rung), "")
 
 
 def model_tag(rung: DeployedRung) -> str:
@@ -78,8 +81,10 @@ def image_documents(around: RenderInput, *, with_models: bool, bakes_models: boo
     """
     settings, rungs = around.settings.images, around.deployment.rungs
     kinds = {"gateway": settings.gateway == "auto"}
-    for rung in rungs + tuple(one for others in around.other_hardware.values() for one in others):
+    for rung in rungs:
         kinds[build_name(rung)] = getattr(settings, rung.engine) == "auto"
+    for rung in (one for others in around.other_hardware.values() for one in others):
+        kinds.setdefault(build_name(rung), True)  # an image that the spec names is for the spec's hardware
     builders = {
         "gateway": lambda: _lightship_image(around, extras="[redis]", engine=False),
         "openvino": lambda: _lightship_image(around, extras="[local]", engine=True),
@@ -230,7 +235,7 @@ COPY --chmod=a+rX . {MODEL_FOLDER}
 
 def _script(around: RenderInput, built: list[str], with_models: bool, bakes_models: bool) -> str:
     images = Images(around)
-    reference = {build_name(one): images.engine(one) for one in _all_rungs(around)} | {"gateway": images.gateway}
+    reference = {name: images.built(name) for name in built}
     lines = [f'image "{reference[name]}" {name}.Dockerfile .' for name in built]
     for rung in around.deployment.rungs:
         folder = around.model_folders.get(rung.variant_name, "") or f"./models/{rung.variant_name}"

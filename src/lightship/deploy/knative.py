@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 from lightship.deploy.document import Document, Reckoning, Rendered, unique_paths, without_none, yaml_text
-from lightship.deploy.images import LLAMA_SERVER, MODEL_FOLDER, PYTHON, Images, image_documents, interpreter
+from lightship.deploy.images import LLAMA_SERVER, MODEL_FOLDER, PYTHON, Images, image_documents
 from lightship.deploy.inputs import RenderInput
 from lightship.deploy.kubernetes import meta
 from lightship.deploy.kubernetes.models import container_security
@@ -35,7 +35,7 @@ def render_knative(around: RenderInput) -> Rendered:
     """
     _refuse_what_knative_cannot(around)
     engine_files = {
-        around.names.rungs[rung.position]: filled_files(rung.config_files, _engine_places(rung))
+        around.names.rungs[rung.position]: filled_files(rung.config_files, _engine_places(around, rung))
         for rung in around.deployment.rungs
     }
     gateway_files = filled_files(around.machine_gateway.config_files, _gateway_places(around))
@@ -84,13 +84,13 @@ def _refuse_what_knative_cannot(around: RenderInput) -> None:
         raise SpecError(what, where="replicas.idle_after_s", hint="Set it to 3600 or less.")
 
 
-def _engine_places(rung: DeployedRung) -> Places:
+def _engine_places(around: RenderInput, rung: DeployedRung) -> Places:
     return rung_places(
         rung,
         host="127.0.0.1",
         model=MODEL_FOLDER,
         config=_ENGINE_CONFIG,
-        python=interpreter(rung),
+        python=Images(around).interpreter(rung),
         program=LLAMA_SERVER,
     )
 
@@ -226,7 +226,7 @@ def _gateway_container(around: RenderInput) -> dict[str, Any]:
 
 
 def _engine_container(around: RenderInput, rung: DeployedRung) -> dict[str, Any]:
-    program, *arguments = filled_command(rung.command, _engine_places(rung))
+    program, *arguments = filled_command(rung.command, _engine_places(around, rung))
     environment = {"HOME": "/tmp", **rung.environment}
     memory = f"{mebibytes(rung.needs.memory_bytes)}Mi"
     limits = {"memory": memory}

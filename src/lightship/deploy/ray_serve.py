@@ -37,7 +37,8 @@ def render_ray(around: RenderInput) -> Rendered:
     if around.settings.ray.service:
         service = _ray_service(around)
         documents.append(Document("ray-service.yaml", yaml_text(service)))
-        documents += image_documents(around, with_models=True)
+        if any(not _is_from_hub(around, one) for one in around.deployment.rungs):
+            documents += image_documents(around, with_models=True)
         resources.append(service)
     reckonings: list[Reckoning] = []
     for rung in around.deployment.rungs:
@@ -70,6 +71,11 @@ def _llm_config(around: RenderInput, rung: DeployedRung) -> dict[str, Any]:
             key: value.replace("{model}", model_path(around, rung)) if isinstance(value, str) else value
             for key, value in speculative.items()
         }
+    environment = dict(rung.environment)
+    if _is_from_hub(around, rung):
+        _, _, revision = around.deployment.source.removeprefix("hf:").partition("@")
+        keywords |= {"revision": revision, "tokenizer_revision": revision}
+        environment.pop("HF_HUB_OFFLINE", None)
     uses_gpu = rung.needs.num_accelerators > 0
     num_processes = rung.tensor_parallel * rung.pipeline_parallel
     return without_none(
@@ -85,23 +91,33 @@ def _llm_config(around: RenderInput, rung: DeployedRung) -> dict[str, Any]:
             "deployment_config": {
                 "max_ongoing_requests": max(1, round(rung.max_in_flight.value)),
                 "graceful_shutdown_timeout_s": float(rung.needs.drain_s.value),
-                "autoscaling_config": {
-                    "min_replicas": around.deployment.min_replicas,
-                    "max_replicas": around.deployment.max_replicas,
-                    "initial_replicas": max(1, around.deployment.min_replicas),
-                    "target_ongoing_requests": target_in_flight(rung),
-                    "upscale_delay_s": 0.0,
-                    "downscale_delay_s": 300.0,
-                    "downscale_to_zero_delay_s": float(around.deployment.idle_after_s)
-                    if around.deployment.min_replicas == 0
-                    else None,
-                },
+                "autoscaling_config": _autoscaling(around, rung),
             },
-            "runtime_env": {"env_vars": {key: rung.environment[key] for key in sorted(rung.environment)}}
-            if rung.environment
+            "runtime_env": {"env_vars": {key: environment[key] for key in sorted(environment)}}
+            if environment
             else None,
         }
     )
+
+
+def _autoscaling(around: RenderInput, rung: DeployedRung) -> dict[str, Any]:
+    deployment = around.deployment
+    idle_s = float(deployment.idle_after_s) if deployment.min_replicas == 0 else None
+    return without_none(
+        {
+            "min_replicas": deployment.min_replicas,
+            "max_replicas": deployment.max_replicas,
+            "initial_replicas": max(1, deployment.min_replicas),
+            "target_ongoing_requests": target_in_flight(rung),
+            "upscale_delay_s": 0.0,
+            "downscale_delay_s": 300.0,
+            "downscale_to_zero_delay_s": idle_s,
+        }
+    )
+
+
+def _is_from_hub(around: RenderInput, rung: DeployedRung) -> bool:
+    return around.deployment.source.startswith("hf:") and rung.variant_name in around.unchanged
 
 
 def _cpu_bundles(rung: DeployedRung, num_processes: int) -> dict[str, Any]:
@@ -111,7 +127,7 @@ def _cpu_bundles(rung: DeployedRung, num_processes: int) -> dict[str, Any]:
 
 def model_path(around: RenderInput, rung: DeployedRung) -> str:
     """Folder of a rung's files on every node, or the hub's id where the source is served as it is."""
-    if around.deployment.source.startswith("hf:") and rung.variant_name in around.unchanged:
+    if _is_from_hub(around, rung):
         return around.deployment.source.removeprefix("hf:").partition("@")[0]
     return f"/mnt/models/{around.names.rungs[rung.position]}{MODEL_FOLDER}"
 
@@ -171,6 +187,12 @@ def _pod(around: RenderInput) -> dict[str, Any]:
     return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        # the user of Ray's images
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 1000,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
         "imagePullSecrets": [{"name": pull_secret}] if pull_secret else None,
     }
 
@@ -178,20 +200,21 @@ def _pod(around: RenderInput) -> dict[str, Any]:
 def _workers(around: RenderInput, engine: Engine, image: str) -> dict[str, Any]:
     rung = engine.rung
     # every rung's files are mounted: which worker a replica of which rung lands on is Ray's business
-    mounts = [
+    local = [one for one in around.deployment.rungs if not _is_from_hub(around, one)]
+    mounts: list[dict[str, Any]] = [
         {
             "name": f"model-{one.position}",
             "mountPath": f"/mnt/models/{around.names.rungs[one.position]}",
             "readOnly": True,
         }
-        for one in around.deployment.rungs
+        for one in local
     ]
     volumes: list[dict[str, Any]] = [
         {
             "name": f"model-{one.position}",
             "image": {"reference": Images(around).model(one), "pullPolicy": "IfNotPresent"},
         }
-        for one in around.deployment.rungs
+        for one in local
     ]
     volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{_shared_mib(rung)}Mi"}})
     mounts.append({"name": "shm", "mountPath": "/dev/shm"})
@@ -234,10 +257,10 @@ def _shared_mib(rung: DeployedRung) -> int:
 def _notes(around: RenderInput) -> list[str]:
     found = [*around.deployment.notes]
     if not around.settings.ray.service:
-        paths = sorted({model_path(around, rung) for rung in around.deployment.rungs})
-        found.append(
-            f"Every node of the Ray cluster needs the models at {', '.join(paths)}; then: serve deploy serve.yaml"
-        )
+        local = [one for one in around.deployment.rungs if not _is_from_hub(around, one)]
+        paths = ", ".join(sorted({model_path(around, rung) for rung in local}))
+        needs = f"Every node of the Ray cluster needs the models at {paths}; then: " if paths else "Start it: "
+        found.append(f"{needs}serve deploy serve.yaml")
     if len(around.deployment.rungs) > 1:
         names = ", ".join(served_name(around, rung) for rung in around.deployment.rungs)
         found.append(

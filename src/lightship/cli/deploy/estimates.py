@@ -136,7 +136,9 @@ def startup_budget_of(spec: Spec, engine: str, weights: Figure, *, on_gpu: bool)
     speed = spec.deploy.read_mb_per_s
     warm_up_s = _WARM_UP_ON_GPU_S if on_gpu else _WARM_UP_S[engine]
     budget_s = weights.value / (speed * 1e6) * 2 + warm_up_s
-    how = f"{weights.value / 1e6:.4g} MB / {speed:g} MB/s x 2 + {warm_up_s:g} s for {engine} to warm up ({weights.how})"
+    how = (
+        f"{weights.value / 1e6:,.0f} MB / {speed:g} MB/s x 2 + {warm_up_s:g} s for {engine} to warm up ({weights.how})"
+    )
     return Figure(budget_s, "s", FigureSource.ASSUMED, how)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightship.deploy.document import without_none
-from lightship.deploy.images import Images, interpreter
+from lightship.deploy.images import Images
 from lightship.deploy.inputs import RenderInput
 from lightship.deploy.kubernetes import meta
 from lightship.deploy.kubernetes.models import container_security, model_files, pod_security
@@ -46,7 +46,7 @@ class Engine:
             host="0.0.0.0",
             model=model_files(self.around, self.rung).folder,
             config=_CONFIG_FOLDER,
-            python=interpreter(self.rung),
+            python=Images(self.around).interpreter(self.rung),
             program="/opt/llama/llama-server",
         )
 

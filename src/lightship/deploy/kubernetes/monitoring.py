@@ -59,7 +59,9 @@ def _pod_monitor(around: RenderInput) -> dict[str, Any]:
 
 
 def _rules(around: RenderInput) -> dict[str, Any]:
-    rules = [*_burn_rules(around), _replica_rule(around), _held_rule(around), _silence_rule(around)]
+    rules = [*_burn_rules(around), _held_rule(around), _silence_rule(around)]
+    if around.deployment.min_replicas:  # else a replica that is down may be asleep
+        rules.append(_replica_rule(around))
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
@@ -114,7 +116,7 @@ def _replica_rule(around: RenderInput) -> dict[str, Any]:
         "labels": {"severity": "ticket"},
         "annotations": {
             "summary": "The replica {{ $labels.replica }} is not ready.",
-            "description": "Expected while its rung sleeps.",
+            "description": "Requests go to its peers, or to another rung.",
         },
     }
 

@@ -28,7 +28,14 @@ def hardware_choices(around: RenderInput) -> dict[str, list[Engine]]:
     """The engines by hardware they can run on, the spec's own first."""
     found = {around.hardware: engines_of(around)}
     for name, rungs in around.other_hardware.items():
-        other = replace(around, deployment=replace(around.deployment, rungs=rungs), other_hardware={})
+        # an image that the spec names is for the spec's hardware
+        images = around.settings.images.model_copy(update={"vllm": "auto"})
+        other = replace(
+            around,
+            deployment=replace(around.deployment, rungs=rungs),
+            settings=around.settings.model_copy(update={"images": images}),
+            other_hardware={},
+        )
         found.setdefault(name, engines_of(other))
     return found
 
