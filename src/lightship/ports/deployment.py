@@ -131,6 +131,8 @@ class DeployedGateway:
         reaches: TCP ports of what it calls besides the rungs: upstreams, Redis.
         shares_state: Whether several gateways can share what is counted: it is kept in Redis, or nothing is counted.
         slo_attainment: Share of requests that must keep the promise.
+        reads_cluster: Whether its configuration may have a section `cluster`: then it follows the Pods of the rungs
+            itself, and their base URLs are not needed.
     """
 
     command: tuple[str, ...]
@@ -145,6 +147,7 @@ class DeployedGateway:
     shares_state: bool = True
     reaches: tuple[int, ...] = ()
     slo_attainment: float = 0.95
+    reads_cluster: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,7 @@ def test_kubernetes_engines_are_reached_by_the_gateway_and_by_prometheus_only(de
 def test_kubernetes_gateway_reaches_dns_engines_api_server_and_the_upstream(deploy_home: Path) -> None:
     spec = found(rendered("kubernetes", "cpu", deploy_home), "NetworkPolicy", "storyteller-gateway")["spec"]
     ports = [sorted({port["port"] for port in one["ports"]}) for one in spec["egress"]]
-    assert ports == [[53], [8100, 8101], [443, 6443], [443]]
+    assert ports == [[53], [8100, 8101], [8080], [443, 6443], [443]]
 
 
 def test_kubernetes_model_ids_with_a_slash_stand_in_annotations_only(deploy_home: Path) -> None:
@@ -175,8 +176,7 @@ def test_kubernetes_gpu_has_limit_toleration_runtime_class_and_shared_memory(dep
 
 
 def test_kubernetes_replica_over_two_machines_is_a_leader_worker_set(deploy_home: Path) -> None:
-    changes = {"deploy__gpus_per_node": 1, "deploy__kubernetes__autoscaler": "gateway"}
-    result = rendered("kubernetes", "gpu", deploy_home, **changes)
+    result = rendered("kubernetes", "gpu", deploy_home, deploy__gpus_per_node=1)
     template = found(result, "LeaderWorkerSet", "chat-bf16")["spec"]["leaderWorkerTemplate"]
     assert template["size"] == 2
     leader, worker = (template[name]["spec"]["containers"][0] for name in ("leaderTemplate", "workerTemplate"))
@@ -189,6 +189,34 @@ def test_kubernetes_replica_over_two_machines_is_a_leader_worker_set(deploy_home
     assert worker["args"][-1] == "--headless"
     assert "readinessProbe" not in worker
     assert found(result, "Service", "chat-bf16")["spec"]["selector"]["lightship.dev/role"] == "leader"
+
+
+def test_kubernetes_gateway_does_not_scale_a_leader_worker_set(deploy_home: Path) -> None:
+    changes = {"deploy__gpus_per_node": 1, "deploy__kubernetes__autoscaler": "gateway"}
+    with pytest.raises(SpecError, match="the gateway scales Deployments"):
+        rendered("kubernetes", "gpu", deploy_home, **changes)
+
+
+@pytest.mark.parametrize(("autoscaler", "scales"), [("gateway", True), ("keda", False)])
+def test_kubernetes_gateway_that_follows_pods_gets_pools_in_place_of_addresses(
+    autoscaler: str, scales: bool, deploy_home: Path
+) -> None:
+    spec = spec_of(CASES["cpu"], deploy__kubernetes__autoscaler=autoscaler)
+    around = built(input_of(spec, deploy_home))
+    around = replace(around, gateway=replace(around.gateway, reads_cluster=True))
+    result = render("kubernetes", around)
+    config = json.loads(found(result, "ConfigMap", "storyteller-gateway-config")["data"]["gateway.json"])
+    assert [one["name"] for one in config["replicas"]] == ["cloud"]
+    cluster = config["cluster"]
+    assert (cluster["scales"], cluster["lease_name"]) == (scales, "storyteller-scaler")
+    top = cluster["pools"][0]
+    assert (top["deployment"], top["port"], top["rung"]) == ("storyteller-fp16", 8100, 0)
+    assert top["policy"]["in_flight_per_replica"] == 20  # 0.65 x 32
+    assert (top["policy"]["min_replicas"], top["policy"]["max_replicas"]) == (0, 4)
+    labels = found(result, "Deployment", "storyteller-fp16")["spec"]["template"]["metadata"]["labels"]
+    assert top["selector"].items() <= labels.items()
+    verbs = {verb for rule in found(result, "Role", "storyteller-scaler")["rules"] for verb in rule["verbs"]}
+    assert ("patch" in verbs) is scales
 
 
 def test_kubernetes_models_by_claim_are_copied_once_and_checked(deploy_home: Path) -> None:

@@ -22,7 +22,12 @@ MANY = [
         ("cpu", "keda", "copy", {}),
         ("cpu", "hpa", "claim", {"replicas__min": 1}),
         ("gpu", "keda", "claim", {}),
-        ("gpu", "gateway", "image", {"deploy__gpus_per_node": 1, "deploy__kubernetes__monitoring__resources": True}),
+        (
+            "gpu",
+            "hpa",
+            "image",
+            {"model__name": "chat", "deploy__gpus_per_node": 1, "deploy__kubernetes__monitoring__resources": True},
+        ),
         ("edge", "none", "copy", {}),
     )
 ]

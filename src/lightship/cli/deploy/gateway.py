@@ -12,7 +12,7 @@ from lightship.cli.deploy.estimates import gateway_needs
 from lightship.cli.deploy.ladder import ChosenRung
 from lightship.cli.gateway_config import gateway_config, spill_rung
 from lightship.errors import SpecError
-from lightship.gateway.config import ReplicaConfig, encode_config
+from lightship.gateway.config import GatewayConfig, ReplicaConfig, encode_config
 from lightship.ports.deployment import DeployedGateway
 from lightship.spec.document import Spec
 
@@ -83,6 +83,7 @@ def deployed_gateway(spec: Spec, rungs: tuple[ChosenRung, ...], site: Site) -> D
         shares_state=has_redis or not (spec.gateway.limits or spec.routing.spill),
         reaches=_reached_ports(spec),
         slo_attainment=spec.slo.attainment,
+        reads_cluster="cluster" in GatewayConfig.__struct_fields__,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from lightship.deploy.inputs import RenderInput
 from lightship.deploy.kubernetes import meta
 from lightship.deploy.kubernetes.engines import PORT_NAME, engines_of
 from lightship.deploy.kubernetes.models import container_security, pod_security
+from lightship.deploy.kubernetes.scaling import asks_api_server, cluster_section
 from lightship.deploy.lifecycle import STARTUP_PERIOD_S, Lifecycle, gateway_lifecycle
 from lightship.deploy.placeholders import Places, filled_command, filled_files, gateway_places
 from lightship.deploy.sizes import mebibytes, whole_cores
@@ -55,8 +57,18 @@ class Gateway:
 
     @property
     def config_files(self) -> dict[str, str]:
-        """What it reads."""
-        return filled_files(self.around.gateway.config_files, self.places)
+        """What it reads; with the Pods of its rungs to follow, where it can, in place of their addresses."""
+        files = filled_files(self.around.gateway.config_files, self.places)
+        return {name: self._with_cluster(text) for name, text in files.items()}
+
+    def _with_cluster(self, text: str) -> str:
+        if not self.around.gateway.reads_cluster:
+            return text
+        config = json.loads(text)
+        urls = {self.places.values[f"rung-{position}"] for position in range(len(self.around.deployment.rungs))}
+        config["replicas"] = [one for one in config["replicas"] if one["base_url"] not in urls]
+        config["cluster"] = cluster_section(self.around)
+        return json.dumps(config, indent=2) + "\n"
 
     def resources(self) -> list[dict[str, Any]]:
         """Everything of the gateway.
@@ -170,8 +182,7 @@ class Gateway:
         return without_none(
             {
                 "serviceAccountName": self.name,
-                # only who changes the number of replicas has business with the API server
-                "automountServiceAccountToken": settings.kubernetes.autoscaler == "gateway",
+                "automountServiceAccountToken": asks_api_server(self.around),
                 "enableServiceLinks": False,
                 "terminationGracePeriodSeconds": self.lifecycle.grace_s,
                 "imagePullSecrets": [{"name": pull_secret}] if pull_secret else None,

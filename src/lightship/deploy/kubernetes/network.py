@@ -7,6 +7,7 @@ from typing import Any
 from lightship.deploy.inputs import RenderInput
 from lightship.deploy.kubernetes import meta
 from lightship.deploy.kubernetes.engines import PORT_NAME, Engine, engines_of
+from lightship.deploy.kubernetes.scaling import asks_api_server
 from lightship.spec.deploy_platforms import named
 
 _DNS = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
@@ -38,7 +39,10 @@ def _gateway(around: RenderInput) -> dict[str, Any]:
     engine_pods = {"podSelector": {"matchLabels": meta.component_selector(around, meta.ENGINE)}}
     engine_ports = [{"protocol": "TCP", "port": one.rung.port} for one in engines_of(around)]
     egress: list[dict[str, Any]] = [_DNS, {"to": [engine_pods], "ports": engine_ports}]
-    if around.settings.kubernetes.autoscaler == "gateway":
+    if asks_api_server(around):
+        # and the counts of the other gateways, which the one that scales adds up
+        peers = {"podSelector": {"matchLabels": meta.selector(around, around.names.gateway)}}
+        egress.append({"to": [peers], "ports": [{"protocol": "TCP", "port": around.gateway.port}]})
         egress.append({"ports": [{"protocol": "TCP", "port": port} for port in _API_SERVER_PORTS]})
     if around.gateway.reaches:
         egress.append({"ports": [{"protocol": "TCP", "port": port} for port in sorted(set(around.gateway.reaches))]})

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from lightship.deploy.inputs import RenderInput
 from lightship.deploy.kubernetes import meta
 from lightship.deploy.kubernetes.engines import Engine, engines_of
 from lightship.deploy.sizes import target_in_flight
 from lightship.errors import SpecError
 from lightship.observability import names as metrics
+from lightship.scaling.records import ScalePolicy
 
 LEASE_S = 15
 _DOWN_WINDOW_S = 300
@@ -32,14 +35,71 @@ def scaling_resources(around: RenderInput) -> list[dict[str, Any]]:
     """
     match around.settings.kubernetes.autoscaler:
         case "gateway":
-            return [_lease(around), _role(around), _binding(around)]
+            _refuse_split(around)
+            return [_lease(around), *_rights(around)]
         case "hpa":
-            return [_horizontal(around, one) for one in engines_of(around)]
+            return [*_rights(around), *(_horizontal(around, one) for one in engines_of(around))]
         case "keda":
-            return [_scaled_object(around, one) for one in engines_of(around)]
+            return [*_rights(around), *(_scaled_object(around, one) for one in engines_of(around))]
         case "none":
             _check_fixed(around)
-            return []
+            return _rights(around)
+
+
+def cluster_section(around: RenderInput) -> dict[str, Any]:
+    """What the gateway has to know to follow the Pods of its rungs, and to change their number if that is its part."""
+    settings = around.settings.kubernetes
+    return {
+        "namespace": settings.namespace,
+        "pools": [_pool(around, one) for one in engines_of(around)],
+        "scales": settings.autoscaler == "gateway",
+        "lease_name": around.names.scaler,
+        "lease_duration_s": float(LEASE_S),
+        "gateway_selector": meta.selector(around, around.names.gateway),
+        "gateway_port": around.gateway.port,
+    }
+
+
+def _pool(around: RenderInput, engine: Engine) -> dict[str, Any]:
+    deployment, rung = around.deployment, engine.rung
+    policy = ScalePolicy(
+        min_replicas=deployment.min_replicas,
+        max_replicas=deployment.max_replicas,
+        in_flight_per_replica=float(target_in_flight(rung)),
+        idle_after_s=deployment.idle_after_s,
+        startup_s=rung.needs.startup_s.value,
+        attainment=around.gateway.slo_attainment,
+    )
+    pool: dict[str, Any] = {
+        "served_model": deployment.model_name,
+        "rung": rung.position,
+        "deployment": engine.name,
+        "selector": engine.service()["spec"]["selector"],
+        "port": rung.port,
+        "policy": msgspec.to_builtins(policy),
+        "startup_budget_s": float(engine.lifecycle.startup_budget_s),
+        "model_name": deployment.model_name,
+        "variant_name": rung.variant_name,
+        "variant_digest": rung.variant_digest,
+    }
+    return pool
+
+
+def _refuse_split(around: RenderInput) -> None:
+    for engine in engines_of(around):
+        if engine.is_split:
+            what = f"the gateway scales Deployments, and {engine.rung.variant_name} is a LeaderWorkerSet"
+            raise SpecError(what, where="deploy.kubernetes.autoscaler", hint="Choose keda, hpa or none.")
+
+
+def _rights(around: RenderInput) -> list[dict[str, Any]]:
+    """A role for the gateway where it has something to ask the API server for."""
+    return [_role(around), _binding(around)] if asks_api_server(around) else []
+
+
+def asks_api_server(around: RenderInput) -> bool:
+    """Whether the gateway has business with the API server: it scales, or follows Pods."""
+    return around.settings.kubernetes.autoscaler == "gateway" or around.gateway.reads_cluster
 
 
 def _check_fixed(around: RenderInput) -> None:
@@ -64,38 +124,27 @@ def _lease(around: RenderInput) -> dict[str, Any]:
 
 
 def _role(around: RenderInput) -> dict[str, Any]:
-    engines = engines_of(around)
-    rules: list[dict[str, Any]] = []
-    plain = [one.name for one in engines if not one.is_split]
-    split = [one.name for one in engines if one.is_split]
-    if plain:
-        rules.append(
+    rules: list[dict[str, Any]] = [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+    ]
+    if around.settings.kubernetes.autoscaler == "gateway":
+        rules = [
             {
                 "apiGroups": ["apps"],
                 "resources": ["deployments/scale"],
-                "resourceNames": plain,
+                "resourceNames": [one.name for one in engines_of(around)],
                 "verbs": ["get", "patch"],
-            }
-        )
-    if split:
-        rules.append(
+            },
             {
-                "apiGroups": ["leaderworkerset.x-k8s.io"],
-                "resources": ["leaderworkersets/scale"],
-                "resourceNames": split,
-                "verbs": ["get", "patch"],
-            }
-        )
-    rules += [
-        {
-            "apiGroups": ["coordination.k8s.io"],
-            "resources": ["leases"],
-            "resourceNames": [around.names.scaler],
-            "verbs": ["get", "update"],
-        },
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
-    ]
+                "apiGroups": ["coordination.k8s.io"],
+                "resources": ["leases"],
+                "resourceNames": [around.names.scaler],
+                "verbs": ["get", "update"],
+            },
+            # two writers of one number would fight: it looks whether there is another one
+            {"apiGroups": ["autoscaling"], "resources": ["horizontalpodautoscalers"], "verbs": ["get", "list"]},
+            *rules,
+        ]
     return {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "Role",
