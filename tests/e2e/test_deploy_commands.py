@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -13,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -28,6 +30,7 @@ model: {source: builtin:fairytales, name: storyteller}
 variants: [fp16]
 engines: {openvino: {threads: 1}}
 """
+VARIANTS = "variants=[fp16, quarter-depth]"  # those that are measured already
 READY_TIMEOUT_S = 60.0
 
 
@@ -86,3 +89,20 @@ def test_deploy_systemd_commands_serve_and_drain(builtin_ir: Path, deploy_home: 
         assert answer["choices"][0]["text"]
         gateway.send_signal(signal.SIGTERM)
         assert gateway.wait(20) == 0
+
+
+@pytest.mark.local
+def test_deploy_measured_ladder_is_that_of_up(running_up: Any) -> None:
+    command = [sys.executable, "-m", "lightship", "deploy", "kubernetes", "--set", VARIANTS, "--json"]
+    environment = {**running_up.environment, "LIGHTSHIP__GATEWAY__LISTEN": "127.0.0.1:8080"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    told = json.loads(result.stdout)
+    assert [note for note in told["notes"] if "measured" in note or "not built" in note] == []
+    numbers = {one["what"]: one["how"] for one in told["reckonings"]}
+    memory = [how for what, how in numbers.items() if what.endswith("memory") and "gateway" not in what]
+    assert memory
+    assert all("measured at most" in how for how in memory)
+    with urllib.request.urlopen(f"{running_up.base_url}/v1/models", timeout=30) as reply:
+        served = [one["id"].partition("@")[2] for one in msgspec.json.decode(reply.read())["data"]]
+    rungs = {path.rpartition("/")[2] for path in (one["path"] for one in told["documents"]) if "50-engine" in path}
+    assert len(rungs) == len([one for one in served if one])
