@@ -214,7 +214,8 @@ def _model_image(base: str) -> str:
 # One variant's files. The build context is its folder; `SHA256SUMS` lets whoever copies them check the copy.
 FROM {base} AS sums
 COPY . {MODEL_FOLDER}
-RUN cd {MODEL_FOLDER} && find . -type f ! -name SHA256SUMS -exec sha256sum {{}} + | sort -k 2 > /SHA256SUMS
+WORKDIR {MODEL_FOLDER}
+RUN find . -type f ! -name SHA256SUMS -exec sha256sum {{}} + > /unsorted && sort -k 2 -o /SHA256SUMS /unsorted
 
 FROM {base}
 COPY --chmod=a+rX . {MODEL_FOLDER}

@@ -53,7 +53,7 @@ class ImagesSpec(StrictModel):
     )
     llamacpp: ImageField = Field(default="auto", examples=["auto"], description="Image of the engine llamacpp.")
     python_base: ImageField = Field(
-        default="python:3.12-slim-bookworm",
+        default="python:3.11-slim-bookworm",
         description="What our images are built on; add @sha256:... to pin its content.",
     )
     model_base: ImageField = Field(

@@ -36,6 +36,7 @@ def written(case: str, platform: str, home: Path, folder: Path, **changes: objec
 OVERLAYS = [("cpu", "cpu"), ("cpu", "spot"), ("gpu", "cpu"), ("gpu", "gpu"), ("gpu", "spot"), ("edge", "cpu")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "overlay"), OVERLAYS)
 def test_kustomize_builds_each_overlay_into_right_resources(
     case: str, overlay: str, deploy_home: Path, tmp_path: Path
@@ -54,6 +55,7 @@ def test_kustomize_builds_each_overlay_into_right_resources(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_kustomize_overlay_of_the_specs_hardware_is_what_the_plain_folder_says(
     case: str, deploy_home: Path, tmp_path: Path

@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # managed by lightship: rendered from a spec by `lightship deploy`; changes are lost at the next rendering
-FROM python:3.12-slim-bookworm AS build
+FROM python:3.11-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY constraints.txt /build/constraints.txt
 COPY wheels /build/wheels
@@ -8,7 +8,7 @@ RUN python -m venv /opt/lightship \
  && /opt/lightship/bin/python -m pip install --constraint /build/constraints.txt --find-links /build/wheels \
     "lightship[redis]==0.1.0"
 
-FROM python:3.12-slim-bookworm
+FROM python:3.11-slim-bookworm
 RUN groupadd --gid 2000 lightship \
  && useradd --uid 2000 --gid 2000 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin lightship
 COPY --from=build /opt/lightship /opt/lightship

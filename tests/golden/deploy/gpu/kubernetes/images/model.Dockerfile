@@ -3,7 +3,8 @@
 # One variant's files. The build context is its folder; `SHA256SUMS` lets whoever copies them check the copy.
 FROM busybox:1.37.0 AS sums
 COPY . /models
-RUN cd /models && find . -type f ! -name SHA256SUMS -exec sha256sum {} + | sort -k 2 > /SHA256SUMS
+WORKDIR /models
+RUN find . -type f ! -name SHA256SUMS -exec sha256sum {} + > /unsorted && sort -k 2 -o /SHA256SUMS /unsorted
 
 FROM busybox:1.37.0
 COPY --chmod=a+rX . /models

@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # managed by lightship: rendered from a spec by `lightship deploy`; changes are lost at the next rendering
 # vLLM for CPUs as its toolchain has it, package by package as tested.
-FROM python:3.12-slim-bookworm AS build
+FROM python:3.11-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY constraints.txt /build/constraints.txt
 COPY wheels /build/wheels
@@ -12,7 +12,7 @@ RUN python -m venv /opt/lightship \
 RUN LIGHTSHIP_HOME=/opt/lightship-home /opt/lightship/bin/lightship toolchain install vllm \
  && ln -s /opt/lightship-home/toolchains/vllm-* /opt/vllm
 
-FROM python:3.12-slim-bookworm
+FROM python:3.11-slim-bookworm
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends g++ libgomp1 libnuma1 libtcmalloc-minimal4 \
  && rm -rf /var/lib/apt/lists/*

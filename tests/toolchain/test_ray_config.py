@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from tests.deploy_cases import CASES, built, input_of, spec_of
+from tests.e2e.conftest import ensure_environment
 
 from lightship.deploy.ray_serve import serve_config
 
@@ -39,10 +39,8 @@ def read_by_ray(python: Path, config: dict[str, Any]) -> subprocess.CompletedPro
 
 @pytest.mark.toolchain
 @pytest.mark.parametrize("least", [0, 1])
-def test_ray_reads_the_rendered_config_and_refuses_a_wrong_one(
-    least: int, environments: Callable[[str, Sequence[str]], Path], deploy_home: Path
-) -> None:
-    python = environments("ray", REQUIREMENTS)
+def test_ray_reads_the_rendered_config_and_refuses_a_wrong_one(least: int, deploy_home: Path) -> None:
+    python = ensure_environment("ray", REQUIREMENTS)
     spec = spec_of(CASES["gpu"], replicas__min=least)
     config = yaml.safe_load(yaml.safe_dump(serve_config(built(input_of(spec, deploy_home, platform="ray")))))
     result = read_by_ray(python, config)
