@@ -14,8 +14,8 @@ from tests.e2e.conftest import ensure_environment
 
 from lightship.deploy.ray_serve import serve_config
 
-# The version whose schema the renderer was written against. FastAPI above that breaks its ingress.
-REQUIREMENTS = ("ray[serve]==2.60.0", "fastapi<0.121")
+# The version whose schema the renderer was written against.
+REQUIREMENTS = ("ray[serve]==2.60.0",)
 SCRIPT = """
 import json, sys
 from ray.serve.config import AutoscalingConfig
