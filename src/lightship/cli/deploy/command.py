@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lightship.cli.model_commands import require_extra
+
 PLATFORM_HELP = {
     "compose": "Docker Compose on one machine",
     "kubernetes": "plain Kubernetes resources, a kustomize base and overlays",
@@ -49,6 +51,7 @@ def add_render_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    require_extra("numpy")  # of the steps that recipes are made of, which say what a variant's format is
     from lightship.cli.deploy.run import run_deploy
 
     return run_deploy(args)

@@ -161,3 +161,12 @@ def test_deploy_upstream_that_nothing_uses_is_refused(capsys: pytest.CaptureFixt
 
 def test_deploy_missing_spec_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no such file" in refused(capsys, "compose", "nowhere.yaml", "-o", "out")
+
+
+def test_deploy_without_the_extra_local_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightship.cli.model_commands.find_spec", lambda name: None)
+    told = refused(capsys, "kubernetes", "-o", "out")
+    assert "numpy missing" in told
+    assert "lightship[local]" in told
