@@ -10,7 +10,7 @@ import pytest
 
 from lightship.artifacts.sources.builtin import builtin_checkpoint
 
-pytest_plugins = ["tests.redis_server"]
+pytest_plugins = ["tests.redis_server", "tests.deploy_cases"]
 
 # Machines are shared: how long one example takes says nothing about the code.
 hypothesis.settings.register_profile("shared-machine", deadline=None)

@@ -17,6 +17,7 @@ from lightship import __version__
 from lightship.cli.artifact_commands import add_artifact_commands
 from lightship.cli.bench import add_bench_command
 from lightship.cli.calibrate_command import add_calibrate_command
+from lightship.cli.deploy.command import add_deploy_commands
 from lightship.cli.evaluate.command import add_evaluate_command
 from lightship.cli.gateway_command import add_gateway_command
 from lightship.cli.key_commands import add_key_commands
@@ -41,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_commands(subparsers)
     add_optimize_command(subparsers)
     add_gateway_command(subparsers)
+    add_deploy_commands(subparsers)
     add_key_commands(subparsers)
     add_evaluate_command(subparsers)
     add_bench_command(subparsers)

@@ -91,6 +91,16 @@ def build_variant(recipe: Recipe, checkpoint: Checkpoint, context: BuildContext,
     return variant
 
 
+def find_variant(recipe: Recipe, checkpoint: Checkpoint, context: BuildContext) -> Variant | None:
+    """The recipe's variant if it was made before; nothing is made.
+
+    Raises: SpecError: a step that this model cannot take.
+    """
+    formats_along(recipe, checkpoint.weight_format)
+    inputs = _inputs(recipe, checkpoint, context.for_steps(checkpoint))
+    return context.store.find(build_key(checkpoint, recipe.steps, inputs=inputs))
+
+
 def build_costs(recipe: Recipe, checkpoint: Checkpoint, context: BuildContext) -> list[BuildCost]:
     """What the steps of a variant took that were made here, in order; steps that only copied are left out."""
     costs = []

@@ -44,7 +44,7 @@ class ReplicaNeeds:
     Args:
         memory_bytes: Host memory of all its processes: weights where they are read there, KV cache, activations, code.
         num_cores: CPU cores it is given.
-        num_accelerators: Whole GPUs; 0 for a CPU.
+        num_accelerators: Whole GPUs, of all its machines together; 0 for a CPU.
         accelerator: Name of their kind in the list of accelerators; "" where it does not matter, or there is none.
         num_nodes: Machines it is split over (tensor and pipeline parallel beyond one machine).
         startup_budget_s: Longest time from the start of its process to readiness, weight delivery included.
@@ -75,7 +75,8 @@ class DeployedRung:
         engine: `openvino`, `vllm` or `llamacpp`.
         engine_version: Pinned.
         command: Program and arguments of one replica. `{model}` stands for the folder with the files, `{config}` for
-            the folder with `config_files`, `{port}` for the port it is to listen on.
+            the folder with `config_files`, `{host}` and `{port}` for the address it is to listen on, `{python}` for the
+            interpreter that the engine is installed with, `{program}` for a program that is none of Python's.
         config_files: Files that the command reads, name to content, with the same placeholders.
         environment: Variables of its process.
         port: Where it listens.
@@ -86,6 +87,8 @@ class DeployedRung:
         quality_loss_high: Upper end of the interval; None where it was not measured.
         tensor_parallel: Devices each layer is split over.
         pipeline_parallel: Groups the layers are divided between.
+        live_path: Answered while its process is not stuck; "" where `ready_path` says that, too.
+        drains_itself: Whether it ends what is under way after SIGTERM; else whoever stops it waits before.
     """
 
     position: int
@@ -106,6 +109,45 @@ class DeployedRung:
     quality_loss_high: float | None = None
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
+    live_path: str = ""
+    drains_itself: bool = True
+
+
+@dataclass(frozen=True)
+class DeployedGateway:
+    """The gateway in front of the rungs, ready to be started somewhere.
+
+    Args:
+        command: As of a rung.
+        config_files: As of a rung; `{rung-0}`, `{rung-1}`, ... stand for the base URLs of the rungs, `{state}` for the
+            folder of what must outlast it, `{tls}` for the folder with `tls.crt` and `tls.key`.
+        port: Where it listens.
+        ready_path: Answered with 200 once it can serve.
+        live_path: Answered while its process is not stuck.
+        metrics_path: Where it tells its metrics.
+        needs: What one gateway takes.
+        has_tls: Whether it speaks HTTPS.
+        keeps_state: Whether `{state}` must outlast it: keys, or budgets that are kept in files.
+        reaches: TCP ports of what it calls besides the rungs: upstreams, Redis.
+        shares_state: Whether several gateways can share what is counted: it is kept in Redis, or nothing is counted.
+        slo_attainment: Share of requests that must keep the promise.
+        reads_cluster: Whether its configuration may have a section `cluster`: then it follows the Pods of the rungs
+            itself, and their base URLs are not needed.
+    """
+
+    command: tuple[str, ...]
+    config_files: Mapping[str, str]
+    port: int
+    ready_path: str
+    live_path: str
+    metrics_path: str
+    needs: ReplicaNeeds
+    has_tls: bool = False
+    keeps_state: bool = False
+    shares_state: bool = True
+    reaches: tuple[int, ...] = ()
+    slo_attainment: float = 0.95
+    reads_cluster: bool = False
 
 
 @dataclass(frozen=True)

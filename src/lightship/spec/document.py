@@ -10,9 +10,10 @@ from pydantic import Field, Tag, ValidationInfo, field_validator
 from lightship.spec.base import StrictModel
 from lightship.spec.compression import CompressionSpec
 from lightship.spec.cost import CostSpec
+from lightship.spec.deploy import DeploySpec
 from lightship.spec.engines import EnginesSpec
 from lightship.spec.gateway import GatewaySpec
-from lightship.spec.placement import DeploySpec, RoutingSpec, UpstreamSpec
+from lightship.spec.placement import RoutingSpec, UpstreamSpec
 from lightship.spec.replicas import ReplicasSpec
 from lightship.spec.sections import MeasurementSpec, ModelSpec, QualitySpec, SloSpec
 from lightship.spec.values import AUTO_OR_LIST, RungField, RungName, VariantName, refuse_repeats

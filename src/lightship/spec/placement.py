@@ -1,4 +1,4 @@
-"""Where requests may run besides this machine: upstreams, routing between edge and cloud, deployments."""
+"""Where requests may run besides this machine: upstreams, routing between edge and cloud."""
 
 from __future__ import annotations
 
@@ -79,21 +79,3 @@ class RoutingSpec(StrictModel):
 
     privacy: PrivacySpec | None = Field(default=None, description="Requests that must not leave; null sets no rule.")
     spill: SpillSpec | None = Field(default=None, description="Overflow to an upstream; null sets no rule.")
-
-
-class KubernetesSpec(StrictModel):
-    """Deployment to Kubernetes."""
-
-    namespace: str = Field(
-        default="default",
-        pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
-        max_length=63,
-        examples=["llm"],
-        description="Namespace of everything that is rendered.",
-    )
-
-
-class DeploySpec(StrictModel):
-    """Where the system is deployed; null leaves a kind out."""
-
-    kubernetes: KubernetesSpec | None = Field(default=None, description="Kubernetes; null leaves it out.")

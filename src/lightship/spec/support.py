@@ -16,7 +16,6 @@ from lightship.spec.problems import Problem, show_short
 NOT_SUPPORTED_YET: tuple[Path, ...] = (
     ("engines", "simulated"),
     ("gateway", "cache", "semantic"),
-    ("deploy", "kubernetes"),
 )
 
 

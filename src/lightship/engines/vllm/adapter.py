@@ -112,9 +112,7 @@ class VllmAdapter:
         settings = read_config(config_path)
         self.check(settings)
         drain = Drain(f"{settings.address}/metrics", _GAUGES, settings.drain_timeout_s, is_signal_first=True)
-        # -I: nothing of the host's environment or working directory becomes importable
-        command = [settings.python, "-I", "-W", "ignore", "-m", _SERVER_MODULE, *serve_arguments(settings)]
-        return tethered(command, drain if settings.drain_timeout_s > 0 else None)
+        return tethered(server_command(settings), drain if settings.drain_timeout_s > 0 else None)
 
     def check(self, settings: VllmWorkerConfig) -> None:
         """Returns when nothing is known that a server with these settings would fail at, or ignore.
@@ -156,6 +154,15 @@ class VllmAdapter:
             "KMP_BLOCKTIME": "1",
             **({"LD_PRELOAD": preload} if preload else {}),
         }
+
+
+def server_command(settings: VllmWorkerConfig) -> list[str]:
+    """The command of the server itself, which whoever starts it has to end.
+
+    Raises: ArtifactError: the variant's draft cannot be read.
+    """
+    # -I: nothing of the host's environment or working directory becomes importable
+    return [settings.python, "-I", "-W", "ignore", "-m", _SERVER_MODULE, *serve_arguments(settings)]
 
 
 def serve_arguments(settings: VllmWorkerConfig) -> list[str]:

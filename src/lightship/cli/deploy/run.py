@@ -1,0 +1,80 @@
+"""`lightship deploy PLATFORM` with parsed arguments."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from typing import Any
+
+import msgspec
+from rich.console import Console
+
+from lightship.cli.deploy.inputs import render_input
+from lightship.cli.load_spec import load_spec
+from lightship.cli.prepare import surroundings
+from lightship.deploy.document import Document, Rendered
+from lightship.deploy.render import render
+from lightship.deploy.writer import Written, write_rendered
+from lightship.errors import UsageError
+
+_CONSOLE_STDERR = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def run_deploy(args: argparse.Namespace) -> int:
+    """Renders, checks and writes; returns the exit code.
+
+    Raises: UsageError: there is nothing to do, or the folder is not ours. SpecError: the platform cannot do it.
+    Effects: writes the folder; prints data on stdout, notes on stderr.
+    """
+    if args.output is None and not (args.json or args.explain):
+        hint = f"Run `lightship deploy {args.platform} -o DIR`."
+        raise UsageError("there is nowhere to write to", where="-o", hint=hint)
+    rendered = render_spec(args)
+    written = None if args.output is None else write_rendered(rendered, args.output)
+    if args.json:
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(_as_json(rendered)), indent=2) + b"\n")
+        return 0
+    if args.explain:
+        for one in rendered.reckonings:
+            sys.stdout.write(f"{one.what}: {one.value} = {one.how}\n")
+    if written is not None:
+        _tell(written, str(args.output), is_quiet=args.explain)
+    for note in rendered.notes:
+        _CONSOLE_STDERR.print(f"note: {note}", style="dim", markup=False)
+    return 0
+
+
+def render_spec(args: argparse.Namespace) -> Rendered:
+    """What the command line asks for, rendered and checked; nothing is written.
+
+    Raises: SpecError, UsageError: see `run_deploy`.
+    """
+    spec = load_spec(args).spec
+    return render(args.platform, render_input(spec, surroundings(), platform=args.platform))
+
+
+def _tell(written: Written, folder: str, *, is_quiet: bool) -> None:
+    if not is_quiet:
+        for path in written.written:
+            sys.stdout.write(f"{folder}/{path}\n")
+    if written.removed:
+        _CONSOLE_STDERR.print(f"removed what is no longer rendered: {', '.join(written.removed)}", markup=False)
+    if written.kept:
+        _CONSOLE_STDERR.print(
+            f"kept, because it was changed by hand and is no longer rendered: {', '.join(written.kept)}", markup=False
+        )
+
+
+def _as_json(rendered: Rendered) -> dict[str, Any]:
+    return {
+        "platform": rendered.platform,
+        "documents": [_document(one) for one in rendered.documents],
+        "reckonings": [{"what": one.what, "value": one.value, "how": one.how} for one in rendered.reckonings],
+        "notes": list(rendered.notes),
+    }
+
+
+def _document(document: Document) -> dict[str, Any]:
+    content = document.content.encode()
+    return {"path": document.path, "num_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

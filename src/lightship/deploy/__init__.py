@@ -1,0 +1,1 @@
+"""What is to run where, in the formats of platforms: pure, from `ports.deployment` and the spec to documents."""
