@@ -174,13 +174,13 @@ def test_exec_plugin_token_that_has_ended_is_asked_for_anew(tmp_path: Path) -> N
 )
 def test_exec_plugin_that_gives_no_token_says_why(tmp_path: Path, script: str, message: str) -> None:
     with pytest.raises(ClusterAccessError, match=message):
-        asyncio.run(plugin(tmp_path, script).headers())  # type: ignore[arg-type] # a coroutine
+        asyncio.run(plugin(tmp_path, script).headers())
 
 
 def test_exec_plugin_that_is_not_installed_shows_its_hint(tmp_path: Path) -> None:
     command = PluginCommand("client.authentication.k8s.io/v1", str(tmp_path / "none"), install_hint="apt install it")
     with pytest.raises(ClusterAccessError, match="apt install it"):
-        asyncio.run(ExecPlugin(command, clock=CLOCK).headers())  # type: ignore[arg-type] # a coroutine
+        asyncio.run(ExecPlugin(command, clock=CLOCK).headers())
 
 
 def test_in_cluster_access_reads_the_mounted_account(tmp_path: Path) -> None:
