@@ -26,7 +26,7 @@ from lightship.gateway.cluster.decisions import DecisionLog
 from lightship.gateway.cluster.election import LeaderElection
 from lightship.gateway.cluster.loads import GatewayCounts, Place, pool_load
 from lightship.gateway.cluster.peers import LocalLoads, ReadMetrics, gateway_counts
-from lightship.gateway.cluster.pods import PodState, belongs, common_selector, pod_state, rung_status, start_remaining_s
+from lightship.gateway.cluster.pods import rung_status, start_remaining_s
 from lightship.gateway.cluster.problems import problem_of, word_for
 from lightship.gateway.cluster.replicas import replicas_of
 from lightship.gateway.cluster.scaler import PoolScaler, ScaleFunction
@@ -35,6 +35,7 @@ from lightship.kubernetes.backoff import Backoff
 from lightship.kubernetes.client import KubernetesClient
 from lightship.kubernetes.errors import KubernetesError
 from lightship.kubernetes.mirror import ObjectMirror
+from lightship.kubernetes.pods import PodState, belongs, common_selector, pod_state
 from lightship.kubernetes.resources import PODS
 from lightship.ports.clock import Clock
 from lightship.ports.replica_control import ReplicaPhase, RungStatus

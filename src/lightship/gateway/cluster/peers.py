@@ -10,7 +10,7 @@ from typing import Self
 from lightship.engines.remote import RemoteEngine, upstream_session
 from lightship.gateway.cluster.config import ClusterConfig
 from lightship.gateway.cluster.loads import GatewayCounts, counts_in, counts_of
-from lightship.gateway.cluster.pods import PodState, belongs, pod_state
+from lightship.kubernetes.pods import PodState, belongs, pod_state
 from lightship.kubernetes.resources import JsonObject
 from lightship.ports.engine import HopTimeouts
 from lightship.ports.replica_control import ReplicaPhase, RungLoad

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lightship.gateway.cluster.config import ClusterConfig, PoolConfig
-from lightship.gateway.cluster.pods import belongs, pod_state
 from lightship.gateway.config import ReplicaConfig
+from lightship.kubernetes.pods import belongs, pod_state
 from lightship.kubernetes.resources import JsonObject
 from lightship.ports.replica_control import ReplicaPhase
 

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 from tests.unit.gateway.cluster.harness import CONFIG, POOL
 
-from lightship.gateway.cluster.pods import common_selector, pod_state, rung_status
+from lightship.gateway.cluster.pods import rung_status
 from lightship.gateway.cluster.replicas import replicas_of
+from lightship.kubernetes.pods import common_selector, pod_state
 from lightship.ports.replica_control import ReplicaPhase
 
 READY, STARTING, FAILED, DRAINING, SLEEPING = (

@@ -1,0 +1,1 @@
+"""A deployment as others' objects, and their way into a cluster."""
