@@ -151,7 +151,9 @@ class FakeKubernetes:
             return await self._answer(call)
         except ApiFailureError as failure:
             retry_after_s = (failure.status.get("details") or {}).get("retryAfterSeconds")
-            headers = {"retry-after": str(retry_after_s)} if retry_after_s is not None else {}
+            headers = {"content-type": "application/json"}
+            if retry_after_s is not None:
+                headers["retry-after"] = str(retry_after_s)
             return FakeAnswer(failure.code, json.dumps(failure.status).encode(), headers)
 
     def _meet_trouble(self, request: ApiRequest) -> None:
