@@ -72,6 +72,7 @@ class ObjectMirror:
         self._objects: dict[str, JsonObject] = {}
         self._version = ""
         self._is_watching = False
+        self._was_gone = False
         self._heard_s: float | None = None
         self.error: KubernetesError | None = None
 
@@ -100,6 +101,9 @@ class ObjectMirror:
                 await self._watch()
             except GoneError:
                 self._version = ""  # what happened since cannot be told any more: read all again
+                if self._was_gone:  # a server that says so each time must not be asked without a pause
+                    await self._clock.sleep(self._backoff.next_s())
+                self._was_gone = True
             except KubernetesError as error:
                 self._note_error(error)
                 await self._clock.sleep(self._backoff.next_s())
@@ -139,7 +143,7 @@ class ObjectMirror:
                 self._heard_s = self._clock.monotonic_s()
                 self._on_change()
         if num_events or self._clock.monotonic_s() - started_s >= _LONG_ENOUGH_S:
-            self._backoff.reset()
+            self._note_well()
         else:
             await self._clock.sleep(self._backoff.next_s())  # a watch that ends at once must not spin
 
@@ -147,6 +151,7 @@ class ObjectMirror:
         kind, obj = event["type"], event["object"]
         metadata = obj["metadata"]
         self._version = metadata["resourceVersion"]
+        self._was_gone = False
         if kind == "BOOKMARK":
             return
         objects = dict(self._objects)
@@ -159,6 +164,10 @@ class ObjectMirror:
                 raise KubernetesError(f"there are more than {self._most_objects} {self._resource}")
         self._objects = objects
         self._on_change()
+
+    def _note_well(self) -> None:
+        self._backoff.reset()
+        self._was_gone = False
 
     def _note_contact(self) -> None:
         if self.error is not None:

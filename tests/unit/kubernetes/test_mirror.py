@@ -124,6 +124,16 @@ def test_mirror_server_that_is_down_is_tried_in_growing_pauses_and_nothing_is_fo
     with_mirror(body)
 
 
+def test_mirror_server_that_never_keeps_history_is_asked_in_pauses() -> None:
+    async def body(fake: FakeKubernetes, mirror: ObjectMirror, errors: list[KubernetesError]) -> None:
+        fake.store.oldest_version = 10**9
+        await asyncio.sleep(60)
+        # Once at once, then after pauses of 1, 2, 4, 8, 16, 16 s: at 0, 0, 1, 3, 7, 15, 31 and 47 s.
+        assert num_lists(fake) == 8
+
+    with_mirror(body)
+
+
 def test_mirror_of_more_objects_than_it_may_hold_says_so() -> None:
     async def main() -> None:
         fake, clock = FakeKubernetes(clock=LoopClock()), LoopClock()

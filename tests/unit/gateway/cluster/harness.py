@@ -99,6 +99,7 @@ class Gateway:
         self.held = self.queued = self.in_flight = 0
         self.is_readable = True
         self.replicas: list[list[ReplicaConfig]] = []
+        self.loads: list[ScaleLoad] = []
         self.exchange = PartedExchange(cluster.fake)
         clock = LoopClock()
         self.controller = ClusterController(
@@ -106,12 +107,16 @@ class Gateway:
             config,
             pod_name=name,
             identity=name,
-            scale=scale_by_demand,
+            scale=self._scale,
             clock=clock,
             read_metrics=cluster.read_metrics,
             on_replicas=self._take,
             draw=lambda: 0.5,
         )
+
+    def _scale(self, load: ScaleLoad, history: ScaleHistory, policy: ScalePolicy) -> ScaleDecision:
+        self.loads.append(load)
+        return scale_by_demand(load, history, policy)
 
     async def _take(self, replicas: list[ReplicaConfig]) -> None:
         self.replicas.append(replicas)

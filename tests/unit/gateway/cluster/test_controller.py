@@ -96,8 +96,28 @@ def test_controller_pod_that_starts_keeps_its_rung_from_looking_idle() -> None:
         await asyncio.sleep(0.1)
         seen = gateway.controller.status(MODEL, 0)
         assert (seen.phase, seen.num_ready, seen.num_starting) == (ReplicaPhase.STARTING, 0, 2)
+        assert (gateway.loads[-1].num_ready, gateway.loads[-1].num_starting) == (0, 2)
+        crashing, other = cluster.pod_names()
+        cluster.workloads.crash(crashing)
+        cluster.workloads.make_ready(other)
+        await asyncio.sleep(1)
+        assert (gateway.loads[-1].num_ready, gateway.loads[-1].num_starting) == (1, 0)
 
     in_cluster(body, replicas=2)
+
+
+def test_controller_load_says_what_waits_what_is_under_way_and_whether_that_is_all() -> None:
+    async def body(cluster: Cluster) -> None:
+        one, two = await cluster.join("gw-1"), await cluster.join("gw-2")
+        one.held, one.queued, one.in_flight, two.queued, two.in_flight = 1, 2, 3, 10, 20
+        await until(lambda: bool(one.loads or two.loads), within_s=3)
+        load = (one.loads or two.loads)[-1]
+        assert (load.num_queued, load.num_in_flight, load.is_complete) == (13, 23, True)
+        two.is_readable = False
+        await asyncio.sleep(1)
+        assert not (one.loads or two.loads)[-1].is_complete
+
+    in_cluster(body)
 
 
 def test_controllers_exactly_one_of_two_patches() -> None:
