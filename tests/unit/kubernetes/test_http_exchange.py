@@ -44,8 +44,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
         openssl(folder, "req", *key, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
         (folder / f"{name}.ext").write_text(extension)
         signing = ("-CA", "authority.pem", "-CAkey", "authority.key", "-CAcreateserial", "-days", "2")
-        files = ("-in", f"{name}.csr", "-out", f"{name}.pem", "-extfile", f"{name}.ext")
-        openssl(folder, "x509", "-req", *signing, *files)
+        parts = ("-in", f"{name}.csr", "-out", f"{name}.pem", "-extfile", f"{name}.ext")
+        openssl(folder, "x509", "-req", *signing, *parts)
     return folder
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import msgspec
 from tests.unit.gateway.cluster.harness import CONFIG, DEPLOYMENT, MODEL, NAMESPACE, scale_by_demand, until
 
-from lightship.gateway.cluster.controller import ClusterController
-from lightship.gateway.cluster.peers import MetricsReader
+from lightship.gateway.cluster.opening import open_controller
 from lightship.gateway.config import ReplicaConfig
-from lightship.kubernetes.client import client_of
-from lightship.kubernetes.resources import DEPLOYMENTS
+from lightship.kubernetes.resources import DEPLOYMENTS, LEASES
 from lightship.ports.clock import SystemClock
 from lightship.ports.replica_control import ReplicaPhase, RungLoad
 from lightship.testing.fake_engine import FakeReply
@@ -48,32 +47,36 @@ def test_wake_over_http_is_routed_to_within_a_second() -> None:
         fake, follower = fake_cluster(), FakeUpstream(lambda _: FakeReply())
         follower.metrics = exposition(held=0)
         routed = asyncio.Queue[list[ReplicaConfig]]()
-        async with fake.serving() as access, follower.serving(), MetricsReader(limit_s=1.0) as read:
-            config = msgspec.structs.replace(CONFIG, gateway_port=int(follower.base_url.rpartition(":")[2]))
-            async with client_of(access, clock=CLOCK) as client:
-                controller = ClusterController(
-                    client,
+        async with fake.serving() as access, follower.serving():
+            config = msgspec.structs.replace(
+                CONFIG, namespace="", gateway_port=int(follower.base_url.rpartition(":")[2])
+            )
+            async with (
+                open_controller(
+                    dataclasses.replace(access, namespace=NAMESPACE),
                     config,
-                    pod_name="gw-1",
-                    identity="gw-1",
+                    environment={"HOSTNAME": "gw-1"},
                     scale=scale_by_demand,
                     clock=CLOCK,
-                    read_metrics=read,
                     local_loads=lambda: [RungLoad(served_model=MODEL, rung=0)],
                     on_replicas=routed.put,
-                )
-                async with controller.running(), asyncio.timeout(20):
-                    assert await routed.get() == []
-                    await until(lambda: controller.decisions.last(DEPLOYMENT) is not None, within_s=5, step_s=0.01)
-                    held_s = CLOCK.monotonic_s()
-                    follower.metrics = exposition(held=1)
-                    [replica] = await routed.get()
-                    lasted_s = CLOCK.monotonic_s() - held_s
-                    assert controller.status(MODEL, 0).phase is ReplicaPhase.READY
-                    assert replica.base_url.startswith("http://10.0.0.")
-                deployment = fake.find(DEPLOYMENTS, DEPLOYMENT, namespace=NAMESPACE)
-                assert deployment is not None
-                assert deployment["spec"]["replicas"] == 1
+                ) as controller,
+                asyncio.timeout(20),
+            ):
+                assert await routed.get() == []
+                await until(lambda: controller.decisions.last(DEPLOYMENT) is not None, within_s=5, step_s=0.01)
+                held_s = CLOCK.monotonic_s()
+                follower.metrics = exposition(held=1)
+                [replica] = await routed.get()
+                lasted_s = CLOCK.monotonic_s() - held_s
+                assert controller.status(MODEL, 0).phase is ReplicaPhase.READY
+                assert replica.base_url.startswith("http://10.0.0.")
+            lease = fake.find(LEASES, "lightship-scaler", namespace=NAMESPACE)
+            assert lease is not None
+            assert lease["spec"]["holderIdentity"] == ""  # let go of
+            deployment = fake.find(DEPLOYMENTS, DEPLOYMENT, namespace=NAMESPACE)
+            assert deployment is not None
+            assert deployment["spec"]["replicas"] == 1
         return lasted_s
 
     assert asyncio.run(main()) <= 1.0
