@@ -47,10 +47,33 @@ CACHE_STORE_FAILURES = "lightship_cache_store_failures"
 CACHE_BYTES = "lightship_cache_bytes"
 CACHE_ENTRIES = "lightship_cache_entries"
 CACHE_FLIGHTS = "lightship_cache_flights"
+# Requests by rung, told for every configured rung, zeros too: what replicas are scaled by
+RUNG_HELD_REQUESTS = "lightship_rung_held_requests"
+RUNG_QUEUED_REQUESTS = "lightship_rung_queued_requests"
+RUNG_IN_FLIGHT_REQUESTS = "lightship_rung_in_flight_requests"
+# The gateway in a Kubernetes cluster
+CLUSTER_LEADER = "lightship_cluster_leader"
+CLUSTER_REPLICAS = "lightship_cluster_replicas"
+CLUSTER_SCALINGS = "lightship_cluster_scalings"
+CLUSTER_FROZEN = "lightship_cluster_frozen"
+CLUSTER_API_ERRORS = "lightship_cluster_api_errors"
+CLUSTER_DATA_AGE = "lightship_cluster_data_age_seconds"
 
 # Gauges of several processes add up, but for those that are one fact each process sees for itself.
 GAUGES_MERGED_BY_MAX = frozenset(
-    {REPLICA_UP, REPLICA_EJECTED, BREAKER_STATE, LADDER_LEVEL, DEVICE_LOAD, DEVICE_LIMIT_SCALE, RUNG_PHASE}
+    {
+        REPLICA_UP,
+        REPLICA_EJECTED,
+        BREAKER_STATE,
+        LADDER_LEVEL,
+        DEVICE_LOAD,
+        DEVICE_LIMIT_SCALE,
+        RUNG_PHASE,
+        CLUSTER_LEADER,
+        CLUSTER_REPLICAS,
+        CLUSTER_FROZEN,
+        CLUSTER_DATA_AGE,
+    }
 )
 GAUGES_MERGED_BY_MIN = frozenset({QUALITY_BUDGET_LEFT})
 
