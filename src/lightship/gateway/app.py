@@ -109,7 +109,7 @@ class GatewayApp:
         """Effects: requests that begin from now on meet these names and limits."""
         self._config = config
         self._dispatch = config.complete_dispatch
-        self._catalog.apply(config.model_name, config.replicas)
+        self._catalog.apply(config.model_name, config.declared)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""

@@ -19,6 +19,7 @@ import msgspec
 from lightship.errors import UsageError
 from lightship.gateway.activation.config import ActivationConfig, activation_problems
 from lightship.gateway.cache.config import CacheConfig, cache_problems
+from lightship.gateway.cluster.config import ClusterConfig, cluster_problems
 from lightship.gateway.dispatch.config import DispatchConfig, LadderConfig, RungFacts, dispatch_problems
 from lightship.gateway.routing.config import RoutingConfig, routing_problems
 from lightship.gateway.server_config import ServerConfig, server_problems
@@ -64,6 +65,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     `model_name` is the name clients send for replicas that name no other one. `retry_budget_share` bounds retries in
     relation to requests. `max_in_flight` bounds requests under way, and with `body_limit_bytes` the memory they take.
+    `activation` is about replicas that a supervisor on this machine starts, `cluster` about Pods that come and go;
+    without either, replicas are where `replicas` says and nobody starts them.
     """
 
     model_name: str
@@ -85,11 +88,34 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     state: StateConfig = StateConfig()
     server: ServerConfig = ServerConfig()
     activation: ActivationConfig | None = None
+    cluster: ClusterConfig | None = None
+
+    @property
+    def declared(self) -> tuple[ReplicaConfig, ...]:
+        """The replicas, and one for each rung whose replicas the cluster says: what there is, running or not."""
+        if self.cluster is None:
+            return self.replicas
+        running = {(self.served_model_of(one), one.rung) for one in self.replicas}
+        asleep = (
+            ReplicaConfig(
+                name=pool.deployment,
+                base_url=f"http://{pool.deployment}:{pool.port}",
+                model_name=pool.model_name,
+                variant_name=pool.variant_name,
+                variant_digest=pool.variant_digest,
+                rung=pool.rung,
+                context_length=pool.context_length,
+                served_model=pool.served_model,
+            )
+            for pool in self.cluster.pools
+            if (pool.served_model, pool.rung) not in running
+        )
+        return (*self.replicas, *asleep)
 
     @property
     def served_models(self) -> tuple[str, ...]:
         """The names clients send, each once, in the order of the replicas."""
-        return tuple(dict.fromkeys(self.served_model_of(replica) for replica in self.replicas))
+        return tuple(dict.fromkeys(self.served_model_of(replica) for replica in self.declared))
 
     def served_model_of(self, replica: ReplicaConfig) -> str:
         """The name clients send for this replica's model."""
@@ -102,7 +128,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         return msgspec.structs.replace(self.dispatch, ladders=ladders)
 
     def _plain_ladder(self, model: str) -> LadderConfig:
-        rungs = {one.rung: one for one in self.replicas if self.served_model_of(one) == model}
+        rungs = {one.rung: one for one in self.declared if self.served_model_of(one) == model}
         return LadderConfig(
             rungs=tuple(
                 RungFacts(
@@ -158,18 +184,22 @@ def config_problems(config: GatewayConfig) -> Iterable[str]:
     yield from _number_problems(config)
     if not _PLAIN_NAME.fullmatch(config.model_name):
         yield f"model_name: must be plain printable text without spaces, got {config.model_name!r}"
-    if not config.replicas:
+    if not config.declared:
         yield "replicas: must name at least one replica"
     for position, replica in enumerate(config.replicas):
         yield from (f"replicas[{position}].{problem}" for problem in _replica_problems(replica))
     yield from _repeated_names(config.replicas)
     for model in config.served_models:
-        on_ladder = [replica for replica in config.replicas if config.served_model_of(replica) == model]
+        on_ladder = [replica for replica in config.declared if config.served_model_of(replica) == model]
         place = f"replicas of {model}" if len(config.served_models) > 1 else "replicas"
         yield from (f"{place}: {problem}" for problem in _ladder_problems(on_ladder))
     yield from _ambiguous_names(config)
     yield from (f"dispatch.{problem}" for problem in dispatch_problems(config.dispatch))
     yield from _described_ladder_problems(config)
+    if config.cluster is not None:
+        yield from (f"cluster.{problem}" for problem in cluster_problems(config.cluster))
+        if config.activation is not None and config.activation.control_socket:
+            yield "cluster: replicas are started by a supervisor on this machine, or by a cluster, not by both"
     if config.activation is not None:
         yield from (f"activation.{problem}" for problem in activation_problems(config.activation))
     if config.cache is not None:
@@ -184,7 +214,7 @@ def config_problems(config: GatewayConfig) -> Iterable[str]:
 
 def _described_ladder_problems(config: GatewayConfig) -> Iterable[str]:
     for model, ladder in config.dispatch.ladders.items():
-        num_rungs = len({one.rung for one in config.replicas if config.served_model_of(one) == model})
+        num_rungs = len({one.rung for one in config.declared if config.served_model_of(one) == model})
         if num_rungs != len(ladder.rungs):
             yield f"dispatch.ladders.{model}: describes {len(ladder.rungs)} rungs, and the replicas have {num_rungs}"
 
@@ -246,7 +276,7 @@ def _repeated_names(replicas: Iterable[ReplicaConfig]) -> Iterable[str]:
 
 def _ambiguous_names(config: GatewayConfig) -> Iterable[str]:
     """Problems of names that would lead to one model's rung and to another model alike."""
-    explicit = {f"{config.served_model_of(replica)}@{replica.variant_name}" for replica in config.replicas}
+    explicit = {f"{config.served_model_of(replica)}@{replica.variant_name}" for replica in config.declared}
     for model in config.served_models:
         if model in explicit:
             yield f"replicas: {model!r} is the name of a model and of another model's variant"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+
+import msgspec
 
 from lightship.engines.remote import RemoteEngine, upstream_session
 from lightship.errors import UsageError
@@ -18,6 +22,9 @@ from lightship.gateway.app import GatewayApp
 from lightship.gateway.cache.opening import open_store
 from lightship.gateway.cache.store import ResponseStore
 from lightship.gateway.catalog import ModelCatalog
+from lightship.gateway.cluster.collector import ClusterCollector
+from lightship.gateway.cluster.late_calls import LateCalls
+from lightship.gateway.cluster.opening import open_controller
 from lightship.gateway.config import GatewayConfig, ReplicaConfig
 from lightship.gateway.routing.pool import ReplicaPool
 from lightship.gateway.routing.replica import Replica
@@ -30,19 +37,83 @@ from lightship.gateway.tenants.ledger import Ledger
 from lightship.gateway.tenants.memory_store import MemoryStore
 from lightship.gateway.tenants.running import Tenants, running_tenants
 from lightship.gateway.tenants.store_loss import StoreLoss
+from lightship.kubernetes.access import ClusterAccess, in_cluster_access
 from lightship.ports.clock import Clock, SystemClock
-from lightship.ports.replica_control import ReplicaControl, RungLoad
+from lightship.ports.replica_control import ReplicaControl
+from lightship.scaling.decide import scale
 from lightship.transport.pool import ConnectionPool
 
 Exposition = Callable[[], Awaitable[bytes]]
 
 
-@dataclass(frozen=True)
 class RunningGateway:
     """A gateway that can be changed while it serves.
 
-    Concurrency: one event loop; one `apply` at a time.
+    Args:
+        config: What it serves now.
+        parts: What it is made of.
+        environment: Where the keys of replicas are.
+        link: To the supervisor of its replicas, where there is one.
+
+    Concurrency: one event loop; changes wait for each other.
     """
+
+    def __init__(
+        self, config: GatewayConfig, parts: Parts, *, environment: Mapping[str, str], link: SupervisorLink | None = None
+    ) -> None:
+        self.parts = parts
+        self._config = config
+        self._environment = environment
+        self._link = link
+        self._found: tuple[ReplicaConfig, ...] = ()
+        self._changing = asyncio.Lock()
+
+    @property
+    def app(self) -> GatewayApp:
+        """The app that serves."""
+        return self.parts.app
+
+    @property
+    def pool(self) -> ReplicaPool:
+        """Its replicas."""
+        return self.parts.pool
+
+    async def apply(self, config: GatewayConfig) -> None:
+        """Puts another configuration to use; requests under way end as they began.
+
+        Keys are read and new replicas probed first. Everything after that is one step, in which no request can begin.
+        """
+        async with self._changing:
+            await self._put_to_use(config, self._found)
+            self._config = config
+
+    async def place(self, found: Sequence[ReplicaConfig]) -> None:
+        """Takes these replicas, which a cluster found, beside the configured ones."""
+        async with self._changing:
+            await self._put_to_use(self._config, tuple(found))
+            self._found = tuple(found)
+
+    async def _put_to_use(self, config: GatewayConfig, found: tuple[ReplicaConfig, ...]) -> None:
+        parts = self.parts
+        config = msgspec.structs.replace(config, replicas=(*config.replicas, *found))
+        replicas = make_replicas(config, parts.session, environment=self._environment, clock=parts.pool.clock)
+        await parts.tenants.apply(config.tenants)
+        await parts.pool.apply(
+            replicas,
+            interval_s=config.health_interval_s,
+            routing=config.routing,
+            served_model=config.model_name,
+        )
+        if self._link is not None:
+            self._link.apply_phases()
+        parts.stack.apply(config)
+        parts.telemetry.watch_replicas(parts.pool)
+        parts.app.apply(config)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a gateway is made of."""
 
     app: GatewayApp
     pool: ReplicaPool
@@ -50,27 +121,6 @@ class RunningGateway:
     tenants: Tenants
     telemetry: GatewayTelemetry
     session: ConnectionPool
-    environment: Mapping[str, str]
-    link: SupervisorLink | None = None
-
-    async def apply(self, config: GatewayConfig) -> None:
-        """Puts another configuration to use; requests under way end as they began.
-
-        Keys are read and new replicas probed first. Everything after that is one step, in which no request can begin.
-        """
-        replicas = make_replicas(config, self.session, environment=self.environment, clock=self.pool.clock)
-        await self.tenants.apply(config.tenants)
-        await self.pool.apply(
-            replicas,
-            interval_s=config.health_interval_s,
-            routing=config.routing,
-            served_model=config.model_name,
-        )
-        if self.link is not None:
-            self.link.apply_phases()
-        self.stack.apply(config)
-        self.telemetry.watch_replicas(self.pool)
-        self.app.apply(config)
 
 
 def build_app(
@@ -143,6 +193,7 @@ async def reloadable_gateway(
     exposition: Exposition | None = None,
     environment: Mapping[str, str] = os.environ,
     clock: Clock | None = None,
+    access: ClusterAccess | None = None,
 ) -> AsyncIterator[RunningGateway]:
     """A gateway whose replicas have been probed and are watched until the block ends. Serve it on one event loop.
 
@@ -152,6 +203,10 @@ async def reloadable_gateway(
         exposition: What `/metrics` shows; by default what `telemetry` counted.
         environment: Where the keys of replicas are.
         clock: Time.
+        access: The way to the cluster's API server, where the configuration has a section about one; None is that of
+            the Pod this runs in.
+
+    Raises: UsageError: a replica's key is missing, or this is no Pod.
     """
     clock = clock or SystemClock()
     telemetry = telemetry or GatewayTelemetry()
@@ -171,9 +226,22 @@ async def reloadable_gateway(
                 num_processes=config.server.workers,
             )
         )
-        link = None
+        link, controller = None, None
         if config.activation is not None and config.activation.control_socket:
             link = SupervisorLink(config.activation.control_socket, clock=clock)
+        if config.cluster is not None:
+            late = LateCalls()
+            controller = await resources.enter_async_context(
+                open_controller(
+                    in_cluster_access(environment, clock=clock) if access is None else access,
+                    config.cluster,
+                    environment=environment,
+                    scale=scale,
+                    clock=clock,
+                    local_loads=late.loads if config.server.workers == 1 else None,
+                    on_replicas=late.place,
+                )
+            )
         app, pool, stack = _assemble(
             config,
             replicas,
@@ -182,28 +250,42 @@ async def reloadable_gateway(
             tenants=tenants,
             exposition=exposition,
             responses=responses,
-            control=link,
+            control=link or controller,
         )
         if stack.cached is not None:
             await resources.enter_async_context(stack.cached.running())
         await resources.enter_async_context(pool.watching())
-        if link is not None and (held := stack.held) is not None:
-            await resources.enter_async_context(_activated(link, held, stack, pool, telemetry))
-        yield RunningGateway(app, pool, stack, tenants, telemetry, session, environment, link)
+        gateway = RunningGateway(
+            config, Parts(app, pool, stack, tenants, telemetry, session), environment=environment, link=link
+        )
+        if stack.held is not None:
+            loads = partial(rung_loads, stack.held, stack.admitted.dispatcher, pool)
+            telemetry.watch_activation(stack.held, loads)
+            if link is not None:
+                running = link.running(note_phase=pool.note_phase, loads=loads, on_change=stack.held.recheck)
+                await resources.enter_async_context(running)
+            if controller is not None:
+                telemetry.registry.register(ClusterCollector(controller, clock))
+                late.connect(loads, gateway.place)
+                await resources.enter_async_context(_rechecking(controller, stack.held))
+        yield gateway
 
 
 @asynccontextmanager
-async def _activated(
-    link: SupervisorLink, held: HeldEngine, stack: Stack, pool: ReplicaPool, telemetry: GatewayTelemetry
-) -> AsyncIterator[None]:
-    """The block in which replicas are woken, and what waits for them is let go as soon as they are ready."""
+async def _rechecking(control: ReplicaControl, held: HeldEngine) -> AsyncIterator[None]:
+    """The block in which requests that are held are looked at again whenever a rung may stand otherwise."""
 
-    def loads() -> list[RungLoad]:
-        return rung_loads(held, stack.admitted.dispatcher, pool)
+    async def recheck() -> None:
+        while True:
+            await control.changed()
+            held.recheck()
 
-    telemetry.watch_activation(held, loads)
-    async with link.running(note_phase=pool.note_phase, loads=loads, on_change=held.recheck):
-        yield
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(recheck())
+        try:
+            yield
+        finally:
+            task.cancel()
 
 
 @asynccontextmanager
@@ -247,7 +329,7 @@ def _assemble(
     app = GatewayApp(
         config,
         engine=stack.top,
-        catalog=ModelCatalog(config.model_name, config.replicas, created_unix_s=clock.unix_s()),
+        catalog=ModelCatalog(config.model_name, config.declared, created_unix_s=clock.unix_s()),
         pool=pool,
         telemetry=telemetry,
         authenticator=tenants.authenticator,

@@ -25,6 +25,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from lightship.gateway.activation.config import ActivationConfig
 from lightship.gateway.activation.holding import HeldEngine
 from lightship.gateway.cache.caching import CachedEngine
 from lightship.gateway.cache.store import ResponseStore
@@ -62,8 +63,8 @@ class Stack:
         self.limited.apply(config.tenants, variants_of(config))
         if self.cached is not None:
             self.cached.apply(config.cache)
-        if self.held is not None and config.activation is not None:
-            self.held.config = config.activation
+        if self.held is not None:
+            self.held.config = config.activation or ActivationConfig()
         self.admitted.apply(config.complete_dispatch)
         self.retrying.apply(max_attempts=config.max_attempts, budget_share=config.retry_budget_share)
 
@@ -102,10 +103,10 @@ def build_stack(
     admitted = AdmittedEngine(MeteredEngine(retrying), dispatcher, clock=clock, jitter=random.random)
     inner: Engine = admitted
     held = None
-    if control is not None and config.activation is not None:
+    if control is not None:
         inner = held = HeldEngine(
             admitted,
-            config.activation,
+            config.activation or ActivationConfig(),
             control=control,
             is_up=pool.is_up,
             acceptable_rungs=dispatcher.acceptable_rungs,

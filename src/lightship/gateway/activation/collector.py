@@ -27,9 +27,11 @@ class ActivationCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """See `Collector`."""
         loads = self._loads()
-        yield self._gauge(names.RUNG_HELD, "Requests that wait for a rung to wake.", loads, "num_held")
-        yield self._gauge(names.RUNG_QUEUED, "Requests that wait for room, by asked rung.", loads, "num_queued")
-        yield self._gauge(names.RUNG_UNDER_WAY, "Attempts under way on a rung.", loads, "num_in_flight")
+        yield self._gauge(names.RUNG_HELD_REQUESTS, "Requests that wait for a rung to wake.", loads, "num_held")
+        yield self._gauge(
+            names.RUNG_QUEUED_REQUESTS, "Requests that wait for room, by asked rung.", loads, "num_queued"
+        )
+        yield self._gauge(names.RUNG_IN_FLIGHT_REQUESTS, "Attempts under way on a rung.", loads, "num_in_flight")
         phase = GaugeMetricFamily(
             names.RUNG_PHASE, "1 for the phase a rung is in.", labels=[*_LABELS, names.LABEL_PHASE]
         )

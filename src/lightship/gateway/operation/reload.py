@@ -117,6 +117,8 @@ def needs_restart(old: GatewayConfig, new: GatewayConfig) -> list[str]:
         ("the place of its state", old.state.folder or "as it is", new.state.folder or "as it is"),
         ("gateway.state", _redis(old.state), _redis(new.state)),
         ("gateway.cache.exact", _on(old.cache), _on(new.cache)),
+        ("who starts its replicas", _socket(old), _socket(new)),
+        ("cluster", old.cluster, new.cluster),
     ]
     return [f"{name} (stays {_shown(before)})" for name, before, after in pairs if before != after]
 
@@ -124,6 +126,11 @@ def needs_restart(old: GatewayConfig, new: GatewayConfig) -> list[str]:
 def _redis(state: StateConfig) -> str:
     """Where the shared state is, without a password."""
     return state.redis_url_env or state.redis_url.rpartition("@")[2] or "no Redis"
+
+
+def _socket(config: GatewayConfig) -> str:
+    """The supervisor that starts the replicas; "" where there is none."""
+    return "" if config.activation is None else config.activation.control_socket
 
 
 def _on(section: object) -> str:
@@ -137,7 +144,8 @@ def with_start_settings(new: GatewayConfig, old: GatewayConfig) -> GatewayConfig
     )
     cache = new.cache if _on(new.cache) == _on(old.cache) else old.cache
     start = {"host": old.host, "port": old.port, "drain_timeout_s": old.drain_timeout_s, "state": old.state}
-    return replace(new, **start, cache=cache, server=server)
+    activation = new.activation if _socket(new) == _socket(old) else old.activation
+    return replace(new, **start, cache=cache, server=server, activation=activation, cluster=old.cluster)
 
 
 def _shown(value: object) -> str:

@@ -372,6 +372,7 @@ class ReplicaPool:
         self.sessions.apply(self.routing.session_capacity)
         self._prefixes = self._kept_index()
         self._watch.follow(interval_s=interval_s)
+        self.on_readiness()  # those that were probed before count only now
 
     def _known(self, replica: Replica) -> Replica | None:
         """The replica there is already that reaches the same engine, or None."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Callable
 
 from lightship.kubernetes.resources import DEPLOYMENTS, PODS, REPLICA_SETS, JsonObject
 from lightship.testing.fake_kubernetes.server import FakeKubernetes
@@ -19,11 +20,19 @@ class Workloads:
         namespace: Where.
         follows: Whether Pods are made and taken away at once whenever something changes; else at `reconcile`.
         becomes_ready: Whether new Pods are ready at once.
+        ip_of: The address of a Pod, by its number.
     """
 
     def __init__(
-        self, fake: FakeKubernetes, *, namespace: str = "default", follows: bool = True, becomes_ready: bool = False
+        self,
+        fake: FakeKubernetes,
+        *,
+        namespace: str = "default",
+        follows: bool = True,
+        becomes_ready: bool = False,
+        ip_of: Callable[[int], str] = lambda number: f"10.0.{number // 256}.{number % 256}",
     ) -> None:
+        self._ip_of = ip_of
         self._fake = fake
         self._namespace = namespace
         self._num_pods = 0
@@ -220,7 +229,7 @@ class Workloads:
             ],
         }
         if ip:
-            status["podIP"] = f"10.0.{number // 256}.{number % 256}"
+            status["podIP"] = self._ip_of(number)
         self._write(name, status)
 
     def _write(self, name: str, status: JsonObject) -> None:

@@ -10,7 +10,9 @@ from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from lightship.errors import UsageError
+from lightship.gateway.activation.config import ActivationConfig
 from lightship.gateway.cache.config import CacheConfig
+from lightship.gateway.cluster.config import ClusterConfig
 from lightship.gateway.config import GatewayConfig, ReplicaConfig
 from lightship.gateway.operation.reload import (
     Reloader,
@@ -26,6 +28,7 @@ from lightship.gateway.state import StateConfig
 from lightship.testing.virtual_time import LoopClock
 
 REPLICA = ReplicaConfig(name="r", base_url="http://127.0.0.1:9", model_name="m", variant_name="v")
+CLUSTER = ClusterConfig(pools=(), scales=False)
 CONFIG = GatewayConfig(model_name="m", replicas=(REPLICA,))
 A, B = ((1, 1, 1),), ((2, 2, 2),)
 
@@ -133,6 +136,8 @@ def test_reload_what_only_a_start_reads_stays_and_is_told(caplog: pytest.LogCapt
         (replace(CONFIG, drain_timeout_s=1), ["gateway.drain_timeout_s"]),
         (replace(CONFIG, state=StateConfig(folder="/s")), ["the place of its state"]),
         (replace(CONFIG, cache=CacheConfig()), ["gateway.cache.exact"]),
+        (replace(CONFIG, activation=ActivationConfig(control_socket="/s")), ["who starts its replicas"]),
+        (replace(CONFIG, cluster=CLUSTER), ["cluster"]),
         (replace(CONFIG, model_name="n"), []),
     ],
 )
