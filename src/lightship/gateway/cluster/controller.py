@@ -336,6 +336,10 @@ class ClusterController:
             error = self.pods.error
             why = problem_of(error, namespace=self.config.namespace) if error is not None else "it is silent"
             return f"the cluster could not be followed for {silent_s:.0f} s: {why}"
+        election = self.election
+        if election.error is not None and election.failing_for_s > self.config.renew_deadline_s:
+            why = problem_of(election.error, namespace=self.config.namespace)
+            return f"nobody may be deciding on replicas: {why}"
         return self.scalers[place].problem
 
     def _count(self, error: KubernetesError) -> None:

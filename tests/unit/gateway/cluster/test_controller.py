@@ -340,6 +340,22 @@ def test_controller_denied_patch_names_the_rule_that_is_missing_and_is_tried_aga
     in_cluster(body)
 
 
+def test_controller_that_may_not_touch_the_lease_serves_and_says_so() -> None:
+    async def body(cluster: Cluster) -> None:
+        assert cluster.fake.rules is not None
+        cluster.fake.rules = [rule for rule in cluster.fake.rules if "leases" not in rule.resources]
+        gateway = await cluster.join("gw-1")
+        await asyncio.sleep(5)
+        assert gateway.controller.status(MODEL, 0).can_wake  # it may be a hiccup
+        await asyncio.sleep(10)
+        seen = gateway.controller.status(MODEL, 0)
+        assert seen.can_wake is False
+        assert '{apiGroups: ["coordination.k8s.io"], resources: [leases], verbs: [get]}' in seen.detail
+        assert gateway.replicas == [[]]
+
+    in_cluster(body)
+
+
 def test_controller_never_writes_beside_an_autoscaler() -> None:
     async def body(cluster: Cluster) -> None:
         cluster.fake.rules = None
