@@ -272,6 +272,21 @@ def test_controller_gateway_that_cannot_be_read_freezes_decisions() -> None:
     in_cluster(body)
 
 
+def test_controller_sleeping_rung_is_woken_although_a_gateway_cannot_be_read() -> None:
+    async def body(cluster: Cluster) -> None:
+        one, two = await cluster.join("gw-1"), await cluster.join("gw-2")
+        await until(lambda: bool(leaders(one, two)), within_s=3)
+        two.is_readable = False
+        await asyncio.sleep(2)
+        one.held = 1
+        await until(lambda: cluster.replicas == 1, within_s=1)
+        one.held = 35  # how many more are wanted cannot be told by half of the counts
+        await asyncio.sleep(10)
+        assert cluster.replicas == 1
+
+    in_cluster(body)
+
+
 def test_controller_conflict_on_scale_is_read_again_and_patched() -> None:
     async def body(cluster: Cluster) -> None:
         gateway = await cluster.join("gw-1")
