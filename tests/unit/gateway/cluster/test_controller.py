@@ -272,6 +272,30 @@ def test_controller_gateway_that_cannot_be_read_freezes_decisions() -> None:
     in_cluster(body)
 
 
+def test_controller_pods_that_cannot_be_followed_freeze_decisions_of_a_leader() -> None:
+    async def body(cluster: Cluster) -> None:
+        gateway = await cluster.join("gw-1")
+        gateway.in_flight = 5
+        await until(lambda: cluster.replicas == 1, within_s=3)
+        assert cluster.fake.rules is not None
+        allowed = list(cluster.fake.rules)
+        cluster.fake.rules = [rule for rule in allowed if "pods" not in rule.resources]
+        cluster.fake.end_watches()
+        await asyncio.sleep(32)
+        gateway.in_flight = 35
+        await asyncio.sleep(5)
+        assert leaders(gateway) == ["gw-1"]
+        assert cluster.replicas == 1
+        last = gateway.controller.decisions.last(DEPLOYMENT)
+        assert last is not None
+        assert last.effect == "frozen"
+        assert last.problem.startswith("Pods could not be followed for 3")
+        cluster.fake.rules = allowed
+        await until(lambda: cluster.replicas == 4, within_s=31)
+
+    in_cluster(body)
+
+
 def test_controller_sleeping_rung_is_woken_although_a_gateway_cannot_be_read() -> None:
     async def body(cluster: Cluster) -> None:
         one, two = await cluster.join("gw-1"), await cluster.join("gw-2")
