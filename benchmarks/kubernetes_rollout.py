@@ -5,6 +5,8 @@ order, the deletion of a Pod (preStop sleep, SIGTERM, drain, SIGKILL), and gatew
 know of and try another one as long as no byte came. What is not: breakers, health probes of the gateway and its queue,
 which only help. A request fails when its Pod ends under it after the first byte, or when no Pod takes it.
 
+One replica is rolled over only: to scale it down is to put it to sleep, which no gateway does while there are requests.
+
     python benchmarks/kubernetes_rollout.py [--seeds 20] [--requests-per-s 20] [--json]
 
 Four lifecycles are put side by side: the one that is rendered, and three that lack a part of it. Exit code 1 when the
@@ -214,7 +216,8 @@ class Simulation:
         self._at(self.now_s + 1.0, self._replace_next)
 
     def _scale_down(self) -> None:
-        self._delete(self._new.pop())
+        if len(self._new) > 1:  # a rung is put to sleep only when nobody asks for it
+            self._delete(self._new.pop())
         self._at(self.now_s + self.lifecycle.grace_s + self.world.longest_request_s, self._stop_arriving)
 
     def _stop_arriving(self) -> None:

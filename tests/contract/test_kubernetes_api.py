@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from lightship.kubernetes.client import KubernetesClient, client_of
+from lightship.kubernetes.client import KubernetesClient
 from lightship.kubernetes.errors import ConflictError, GoneError, NotFoundError, StatusError
 from lightship.kubernetes.kubeconfig import kubeconfig_access
 from lightship.kubernetes.resources import CONFIG_MAPS, DEPLOYMENTS, LEASES, NAMESPACES, SERVICES, ApiResource
@@ -74,9 +74,9 @@ async def real_server() -> AsyncIterator[Server]:
     namespace = f"lightship-test-{uuid.uuid4().hex[:8]}"
 
     def make(name: str) -> KubernetesClient:
-        client = client_of(access, clock=CLOCK, limit_s=30.0)
-        client._field_manager = name
-        return client
+        return KubernetesClient(
+            access.exchange(), clock=CLOCK, credentials=access.credentials, limit_s=30.0, field_manager=name
+        )
 
     server = Server(make, namespace)
     async with server.client, server.other:

@@ -245,12 +245,15 @@ class ClusterController:
         scaler, states = self.scalers[place], self._states.get(place, [])
         total = pool_load(place, counts)
         silent_s = self.pods.silent_s(now_s)
-        missing = f"Pods could not be followed for {silent_s:.0f} s" if silent_s > self.config.stale_after_s else ""
-        missing = missing or self._missing or total.problem
-        was_woken = place in self._woken
+        stale = f"Pods could not be followed for {silent_s:.0f} s" if silent_s > self.config.stale_after_s else ""
+        num_queued = max(total.num_queued, int(place in self._woken))
+        # Counts that are missing can only add to the demand. So a sleeping rung is woken by the demand that is known:
+        # one gateway on a node that died must not keep every model asleep.
+        is_enough = scaler.asked_replicas == 0 and num_queued > 0
+        missing = stale or self._missing or ("" if is_enough else total.problem)
         load = ScaleLoad(
             now_s=now_s,
-            num_queued=max(total.num_queued, int(was_woken)),
+            num_queued=num_queued,
             num_in_flight=total.num_in_flight,
             num_ready=sum(one.phase is ReplicaPhase.READY for one in states),
             num_starting=sum(one.is_coming for one in states),
@@ -336,6 +339,10 @@ class ClusterController:
             error = self.pods.error
             why = problem_of(error, namespace=self.config.namespace) if error is not None else "it is silent"
             return f"the cluster could not be followed for {silent_s:.0f} s: {why}"
+        election = self.election
+        if election.error is not None and election.failing_for_s > self.config.renew_deadline_s:
+            why = problem_of(election.error, namespace=self.config.namespace)
+            return f"nobody may be deciding on replicas: {why}"
         return self.scalers[place].problem
 
     def _count(self, error: KubernetesError) -> None:

@@ -63,7 +63,13 @@ class LeaderElection:
         self._seen: Sighting | None = None
         self._leads_until_s = float("-inf")
         self._led = False
+        self._failing_since_s: float | None = None
         self.error: KubernetesError | None = None
+
+    @property
+    def failing_for_s(self) -> float:
+        """Seconds since the Lease could last be read or held; 0 while it can."""
+        return 0.0 if self._failing_since_s is None else self._clock.monotonic_s() - self._failing_since_s
 
     @property
     def leads_for_s(self) -> float:
@@ -85,11 +91,13 @@ class LeaderElection:
         while True:
             try:
                 await self._step()
-                self.error = None
+                self.error = self._failing_since_s = None
             except KubernetesError as error:
                 if self.error is None or type(self.error) is not type(error):
                     _log.warning("the Lease %s cannot be held or read: %s", self._config.lease_name, error)
                 self.error = error
+                if self._failing_since_s is None:
+                    self._failing_since_s = self._clock.monotonic_s()
                 self._on_error(error)
             self._note_change()
             period_s = self._config.retry_period_s

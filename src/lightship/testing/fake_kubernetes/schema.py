@@ -67,8 +67,9 @@ _POD_SPEC = _fields(
 _TEMPLATE = {"metadata": _METADATA, "spec": _POD_SPEC}
 
 
-def _kind(spec: Schema, *others: str) -> dict[str, Schema]:
-    return {**_fields("apiVersion kind status"), "metadata": _METADATA, "spec": spec, **dict.fromkeys(others, ANY)}
+def _kind(spec: Schema, *, has_status: bool = True) -> dict[str, Schema]:
+    head = "apiVersion kind status" if has_status else "apiVersion kind"
+    return {**_fields(head), "metadata": _METADATA, "spec": spec}
 
 
 def _flat(fields: str) -> dict[str, Schema]:
@@ -117,7 +118,7 @@ SCHEMAS: dict[str, Schema] = {
         )
     ),
     "PodDisruptionBudget": _kind(_fields("maxUnavailable minAvailable unhealthyPodEvictionPolicy", selector=_SELECTOR)),
-    "NetworkPolicy": _kind(_fields("egress ingress policyTypes", podSelector=_SELECTOR)),
+    "NetworkPolicy": _kind(_fields("egress ingress policyTypes", podSelector=_SELECTOR), has_status=False),
     "HorizontalPodAutoscaler": _kind(
         _fields(
             "maxReplicas metrics minReplicas",
@@ -126,7 +127,8 @@ SCHEMAS: dict[str, Schema] = {
         )
     ),
     "Lease": _kind(
-        _fields("acquireTime holderIdentity leaseDurationSeconds leaseTransitions preferredHolder renewTime strategy")
+        _fields("acquireTime holderIdentity leaseDurationSeconds leaseTransitions preferredHolder renewTime strategy"),
+        has_status=False,
     ),
 }
 

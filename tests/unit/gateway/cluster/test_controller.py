@@ -272,6 +272,45 @@ def test_controller_gateway_that_cannot_be_read_freezes_decisions() -> None:
     in_cluster(body)
 
 
+def test_controller_pods_that_cannot_be_followed_freeze_decisions_of_a_leader() -> None:
+    async def body(cluster: Cluster) -> None:
+        gateway = await cluster.join("gw-1")
+        gateway.in_flight = 5
+        await until(lambda: cluster.replicas == 1, within_s=3)
+        assert cluster.fake.rules is not None
+        allowed = list(cluster.fake.rules)
+        cluster.fake.rules = [rule for rule in allowed if "pods" not in rule.resources]
+        cluster.fake.end_watches()
+        await asyncio.sleep(32)
+        gateway.in_flight = 35
+        await asyncio.sleep(5)
+        assert leaders(gateway) == ["gw-1"]
+        assert cluster.replicas == 1
+        last = gateway.controller.decisions.last(DEPLOYMENT)
+        assert last is not None
+        assert last.effect == "frozen"
+        assert last.problem.startswith("Pods could not be followed for 3")
+        cluster.fake.rules = allowed
+        await until(lambda: cluster.replicas == 4, within_s=31)
+
+    in_cluster(body)
+
+
+def test_controller_sleeping_rung_is_woken_although_a_gateway_cannot_be_read() -> None:
+    async def body(cluster: Cluster) -> None:
+        one, two = await cluster.join("gw-1"), await cluster.join("gw-2")
+        await until(lambda: bool(leaders(one, two)), within_s=3)
+        two.is_readable = False
+        await asyncio.sleep(2)
+        one.held = 1
+        await until(lambda: cluster.replicas == 1, within_s=1)
+        one.held = 35  # how many more are wanted cannot be told by half of the counts
+        await asyncio.sleep(10)
+        assert cluster.replicas == 1
+
+    in_cluster(body)
+
+
 def test_controller_conflict_on_scale_is_read_again_and_patched() -> None:
     async def body(cluster: Cluster) -> None:
         gateway = await cluster.join("gw-1")
@@ -336,6 +375,22 @@ def test_controller_denied_patch_names_the_rule_that_is_missing_and_is_tried_aga
         assert gateway.controller.num_errors["forbidden"] < 12
         cluster.fake.rules = allowed
         await until(lambda: cluster.replicas == 1, within_s=61)
+
+    in_cluster(body)
+
+
+def test_controller_that_may_not_touch_the_lease_serves_and_says_so() -> None:
+    async def body(cluster: Cluster) -> None:
+        assert cluster.fake.rules is not None
+        cluster.fake.rules = [rule for rule in cluster.fake.rules if "leases" not in rule.resources]
+        gateway = await cluster.join("gw-1")
+        await asyncio.sleep(5)
+        assert gateway.controller.status(MODEL, 0).can_wake  # it may be a hiccup
+        await asyncio.sleep(10)
+        seen = gateway.controller.status(MODEL, 0)
+        assert seen.can_wake is False
+        assert '{apiGroups: ["coordination.k8s.io"], resources: [leases], verbs: [get]}' in seen.detail
+        assert gateway.replicas == [[]]
 
     in_cluster(body)
 
