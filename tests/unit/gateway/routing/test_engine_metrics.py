@@ -30,6 +30,11 @@ CASES = {
         b'lightship_engine_kv_cache_usage_ratio{model="m"} 0.75\n',
         EngineGauges(2, 6, 0.75),
     ),
+    "a gateway of ours, its replicas added up": (
+        b'lightship_requests_queued{model="m"} 2.0\nlightship_requests_in_flight{replica="a"} 3.0\n'
+        b'lightship_requests_in_flight{replica="b"} 4.0\nlightship_rung_requests_in_flight{rung="0"} 9.0\n',
+        EngineGauges(2, 7, 0.0),
+    ),
     "ranks add up, the fullest cache counts": (
         b'vllm:num_requests_running{engine="0"} 4\nvllm:num_requests_running{engine="1"} 5\n'
         b'vllm:kv_cache_usage_perc{engine="0"} 0.2\nvllm:kv_cache_usage_perc{engine="1"} 0.9\n',
