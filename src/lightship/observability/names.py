@@ -48,6 +48,7 @@ CACHE_FLIGHTS = "lightship_cache_flights"
 RUNG_HELD_REQUESTS = "lightship_rung_held_requests"
 RUNG_QUEUED_REQUESTS = "lightship_rung_queued_requests"
 RUNG_IN_FLIGHT_REQUESTS = "lightship_rung_in_flight_requests"
+RUNG_DEMAND = "lightship_rung_demand_requests"
 # The gateway in a Kubernetes cluster
 CLUSTER_LEADER = "lightship_cluster_leader"
 CLUSTER_REPLICAS = "lightship_cluster_replicas"

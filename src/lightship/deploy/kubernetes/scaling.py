@@ -178,7 +178,7 @@ def _horizontal(around: RenderInput, engine: Engine) -> dict[str, Any]:
             where="deploy.kubernetes.autoscaler",
             hint="Choose gateway or keda, or give model.name without slash and colon, at most 63 characters.",
         )
-    chosen = {metrics.LABEL_MODEL: deployment.model_name, metrics.LABEL_VARIANT: engine.rung.variant_name}
+    chosen = {metrics.LABEL_MODEL: deployment.model_name, metrics.LABEL_RUNG: str(engine.rung.position)}
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
@@ -191,7 +191,7 @@ def _horizontal(around: RenderInput, engine: Engine) -> dict[str, Any]:
                 {
                     "type": "External",
                     "external": {
-                        "metric": {"name": metrics.RUNG_IN_FLIGHT, "selector": {"matchLabels": chosen}},
+                        "metric": {"name": metrics.RUNG_DEMAND, "selector": {"matchLabels": chosen}},
                         "target": {"type": "AverageValue", "averageValue": str(target_in_flight(engine.rung))},
                     },
                 }
@@ -204,11 +204,9 @@ def _horizontal(around: RenderInput, engine: Engine) -> dict[str, Any]:
 def _scaled_object(around: RenderInput, engine: Engine) -> dict[str, Any]:
     """A query without `or vector(0)`: an absent metric is not idleness, and `fallback` acts on it."""
     deployment, monitoring = around.deployment, around.settings.kubernetes.monitoring
-    model, variant = deployment.model_name, engine.rung.variant_name
-    in_flight = f'sum({metrics.RUNG_IN_FLIGHT}{{model="{model}",variant="{variant}"}})'
-    # the label comes with the ServiceMonitor; without it the queues of all gateways that are scraped count
-    chosen = f'{{service="{around.names.gateway}"}}' if monitoring.resources else ""
-    queued = f"sum({metrics.QUEUED}{chosen})"
+    chosen = f'model="{deployment.model_name}",rung="{engine.rung.position}"'
+    # the label comes with the ServiceMonitor; without it the requests of all gateways that are scraped count
+    service = f',service="{around.names.gateway}"' if monitoring.resources else ""
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
@@ -227,7 +225,7 @@ def _scaled_object(around: RenderInput, engine: Engine) -> dict[str, Any]:
                     "metricType": "AverageValue",
                     "metadata": {
                         "serverAddress": monitoring.prometheus_url,
-                        "query": f"{in_flight} + {queued}",
+                        "query": f"sum({metrics.RUNG_DEMAND}{{{chosen}{service}}})",
                         "threshold": str(target_in_flight(engine.rung)),
                         "activationThreshold": "0",
                         "ignoreNullValues": "false",

@@ -32,6 +32,13 @@ class ActivationCollector(Collector):
             names.RUNG_QUEUED_REQUESTS, "Requests that wait for room, by asked rung.", loads, "num_queued"
         )
         yield self._gauge(names.RUNG_IN_FLIGHT_REQUESTS, "Attempts under way on a rung.", loads, "num_in_flight")
+        demand = GaugeMetricFamily(
+            names.RUNG_DEMAND, "All of these: what an autoscaler divides by what one replica takes.", labels=_LABELS
+        )
+        for load in loads:
+            total = load.num_held + load.num_queued + load.num_in_flight
+            demand.add_metric([load.served_model, str(load.rung)], float(total))
+        yield demand
         phase = GaugeMetricFamily(
             names.RUNG_PHASE, "1 for the phase a rung is in.", labels=[*_LABELS, names.LABEL_PHASE]
         )
