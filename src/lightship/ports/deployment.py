@@ -154,8 +154,10 @@ class DeployedGateway:
 class Deployment:
     """One served model: its ladder and how many replicas of each rung there may be.
 
-    `min_replicas` and `max_replicas` hold for each rung; 0 as the least lets the model sleep. `secrets` names the
-    environment variables that are taken from secrets, never their values.
+    `min_replicas` and `max_replicas` hold for each rung; 0 as the least lets the model sleep. `prefers_ladder` says
+    that lower rungs meet a peak before more replicas do; `scale_down_after_s` how long fewer must have sufficed; the
+    two prices bound what the replicas of a rung cost. `secrets` names the environment variables that are taken from
+    secrets, never their values.
     """
 
     model_name: str
@@ -164,5 +166,9 @@ class Deployment:
     min_replicas: int
     max_replicas: int
     idle_after_s: float
+    prefers_ladder: bool = False
+    scale_down_after_s: float = 300.0
+    usd_per_replica_hour: float | None = None
+    max_usd_per_hour: float | None = None
     secrets: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())

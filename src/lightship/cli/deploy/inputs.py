@@ -35,6 +35,10 @@ def render_input(spec: Spec, around: Surroundings, *, platform: str) -> RenderIn
         min_replicas=spec.replicas.min,
         max_replicas=spec.replicas.max,
         idle_after_s=spec.replicas.idle_after_s,
+        prefers_ladder=spec.replicas.prefer == "ladder",
+        scale_down_after_s=spec.replicas.scale_down_after_s,
+        usd_per_replica_hour=spec.cost.usd_per_hour,
+        max_usd_per_hour=spec.replicas.max_usd_per_hour,
         secrets=secrets_of(spec),
         notes=ladder.notes,
     )

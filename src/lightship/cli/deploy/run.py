@@ -10,11 +10,8 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from lightship.cli.deploy.inputs import render_input
-from lightship.cli.load_spec import load_spec
-from lightship.cli.prepare import surroundings
+from lightship.cli.deploy.cluster import RenderedSet, apply_rendered, refuse_apply
 from lightship.deploy.document import Document, Rendered
-from lightship.deploy.render import render
 from lightship.deploy.writer import Written, write_rendered
 from lightship.errors import UsageError
 
@@ -27,13 +24,20 @@ def run_deploy(args: argparse.Namespace) -> int:
     Raises: UsageError: there is nothing to do, or the folder is not ours. SpecError: the platform cannot do it.
     Effects: writes the folder; prints data on stdout, notes on stderr.
     """
-    if args.output is None and not (args.json or args.explain):
+    if args.apply:
+        refuse_apply(args.platform)
+    else:
+        _refuse_without_apply(args)
+    if args.output is None and not (args.json or args.explain or args.apply):
         hint = f"Run `lightship deploy {args.platform} -o DIR`."
         raise UsageError("there is nowhere to write to", where="-o", hint=hint)
-    rendered = render_spec(args)
+    made = RenderedSet(args, args.platform)
+    rendered = made.rendered
     written = None if args.output is None else write_rendered(rendered, args.output)
     if args.json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(_as_json(rendered)), indent=2) + b"\n")
+        if args.apply:
+            apply_rendered(args, made)
         return 0
     if args.explain:
         for one in rendered.reckonings:
@@ -42,16 +46,25 @@ def run_deploy(args: argparse.Namespace) -> int:
         _tell(written, str(args.output), is_quiet=args.explain)
     for note in rendered.notes:
         _CONSOLE_STDERR.print(f"note: {note}", style="dim", markup=False)
+    if args.apply:
+        apply_rendered(args, made)
     return 0
 
 
-def render_spec(args: argparse.Namespace) -> Rendered:
-    """What the command line asks for, rendered and checked; nothing is written.
-
-    Raises: SpecError, UsageError: see `run_deploy`.
-    """
-    spec = load_spec(args).spec
-    return render(args.platform, render_input(spec, surroundings(), platform=args.platform))
+def _refuse_without_apply(args: argparse.Namespace) -> None:
+    """Raises: UsageError: an option that means nothing without --apply."""
+    given = {
+        "--context": args.context,
+        "--kubeconfig": args.kubeconfig,
+        "--create-namespace": args.create_namespace,
+        "--force-conflicts": args.force_conflicts,
+        "--prune": args.prune,
+        "--no-wait": args.no_wait,
+        "--timeout": args.timeout,
+    }
+    for option, value in given.items():
+        if value:
+            raise UsageError("it belongs to --apply", where=option)
 
 
 def _tell(written: Written, folder: str, *, is_quiet: bool) -> None:

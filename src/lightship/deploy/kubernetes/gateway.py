@@ -247,14 +247,10 @@ class Gateway:
         ]
 
     def _probes(self) -> dict[str, Any]:
-        """Its start is judged by life. It is ready when an engine is; where all may sleep, when it can hold requests:
-        without an address nobody could wake the model.
-        """
+        """Its start is judged by life. It is ready when an engine is, or when it can hold requests for one."""
         gateway = self.around.gateway
         scheme = "HTTPS" if gateway.has_tls else "HTTP"
-        may_sleep = self.around.deployment.min_replicas == 0
-        ready_path = gateway.live_path if may_sleep else gateway.ready_path
-        ready = {"path": ready_path, "port": PORT_NAME, "scheme": scheme}
+        ready = {"path": gateway.ready_path, "port": PORT_NAME, "scheme": scheme}
         live = {"path": gateway.live_path, "port": PORT_NAME, "scheme": scheme}
         return {
             "startupProbe": {

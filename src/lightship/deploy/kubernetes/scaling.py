@@ -12,20 +12,24 @@ from lightship.deploy.kubernetes.engines import Engine, engines_of
 from lightship.deploy.sizes import target_in_flight
 from lightship.errors import SpecError
 from lightship.observability import names as metrics
-from lightship.scaling.records import ScalePolicy
+from lightship.ports.deployment import DeployedRung
+from lightship.scaling.records import Prefer, ScalePolicy
 
 LEASE_S = 15
-_DOWN_WINDOW_S = 300
-_BEHAVIOR = {
-    "scaleUp": {
-        "stabilizationWindowSeconds": 0,
-        "policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}],
-    },
-    "scaleDown": {
-        "stabilizationWindowSeconds": _DOWN_WINDOW_S,
-        "policies": [{"type": "Pods", "value": 1, "periodSeconds": 120}],
-    },
-}
+
+
+def _behavior(around: RenderInput) -> dict[str, Any]:
+    """Up at once, down slowly: what `scaling.decide.scale` does, in the words of an autoscaler."""
+    return {
+        "scaleUp": {
+            "stabilizationWindowSeconds": 0,
+            "policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}],
+        },
+        "scaleDown": {
+            "stabilizationWindowSeconds": round(around.deployment.scale_down_after_s),
+            "policies": [{"type": "Pods", "value": 1, "periodSeconds": 120}],
+        },
+    }
 
 
 def scaling_resources(around: RenderInput) -> list[dict[str, Any]]:
@@ -62,11 +66,17 @@ def cluster_section(around: RenderInput) -> dict[str, Any]:
 
 def _pool(around: RenderInput, engine: Engine) -> dict[str, Any]:
     deployment, rung = around.deployment, engine.rung
+    each = float(target_in_flight(rung))
     policy = ScalePolicy(
         min_replicas=deployment.min_replicas,
         max_replicas=deployment.max_replicas,
-        in_flight_per_replica=float(target_in_flight(rung)),
+        in_flight_per_replica=each,
+        in_flight_at_lowest_rung=_in_flight_at_lowest(around, rung, each),
+        prefer=Prefer.LADDER if deployment.prefers_ladder else Prefer.REPLICAS,
         idle_after_s=deployment.idle_after_s,
+        scale_down_window_s=deployment.scale_down_after_s,
+        usd_per_replica_hour=deployment.usd_per_replica_hour,
+        max_usd_per_hour=deployment.max_usd_per_hour,
         startup_s=rung.needs.startup_s.value,
         attainment=around.gateway.slo_attainment,
     )
@@ -83,6 +93,12 @@ def _pool(around: RenderInput, engine: Engine) -> dict[str, Any]:
         "variant_digest": rung.variant_digest,
     }
     return pool
+
+
+def _in_flight_at_lowest(around: RenderInput, rung: DeployedRung, each: float) -> float | None:
+    """What a replica would take if the lowest rung answered, as its goodput says; None where it is no faster."""
+    own, lowest = rung.goodput_requests_per_s.value, around.deployment.rungs[-1].goodput_requests_per_s.value
+    return each * lowest / own if own and lowest > own else None
 
 
 def _refuse_split(around: RenderInput) -> None:
@@ -196,7 +212,7 @@ def _horizontal(around: RenderInput, engine: Engine) -> dict[str, Any]:
                     },
                 }
             ],
-            "behavior": _BEHAVIOR,
+            "behavior": _behavior(around),
         },
     }
 
@@ -218,7 +234,7 @@ def _scaled_object(around: RenderInput, engine: Engine) -> dict[str, Any]:
             "pollingInterval": 5,
             "cooldownPeriod": round(deployment.idle_after_s),
             "fallback": {"failureThreshold": 3, "replicas": max(1, deployment.min_replicas)},
-            "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _BEHAVIOR}},
+            "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _behavior(around)}},
             "triggers": [
                 {
                     "type": "prometheus",

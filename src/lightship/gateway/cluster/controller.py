@@ -95,6 +95,7 @@ class ClusterController:
         self._states: dict[Place, list[PodState]] = {}
         self._starting_since_s: dict[str, float] = {}
         self._woken: dict[Place, float] = {}
+        self._busy_s: dict[str, float] = {}
         self._poked = asyncio.Event()
         self._change: asyncio.Event = asyncio.Event()
         self._ask_autoscalers_at_s = float("-inf")
@@ -234,6 +235,10 @@ class ClusterController:
         )
         await self._look_for_autoscalers()
         now_s = self._clock.monotonic_s()
+        for place in self._pools:
+            load = pool_load(place, counts)
+            if load.num_queued + load.num_in_flight or place in self._woken:
+                self._busy_s[place[0]] = now_s
         for place, woken_s in list(self._woken.items()):
             if now_s - woken_s > _WAKE_LASTS_S:
                 del self._woken[place]
@@ -261,11 +266,22 @@ class ClusterController:
             is_complete=not missing,
         )
         before = scaler.asked_replicas
-        await scaler.step(load, missing=missing)
+        await scaler.step(load, missing=missing, least=int(self._has_companion(place, now_s)))
         if scaler.asked_replicas:
             self._woken.pop(place, None)
         if scaler.asked_replicas != before:
             self._note_change()
+
+    def _has_companion(self, place: Place, now_s: float) -> bool:
+        """Whether another rung of its ladder serves: then this one runs, too, or there would be no step to go down.
+
+        It comes after the rung that was asked for, and goes when nobody has asked for any of them long enough.
+        """
+        model, idle_after_s = place[0], self._pools[place].policy.idle_after_s
+        if now_s - self._busy_s.get(model, float("-inf")) >= idle_after_s:
+            return False
+        others = (states for other, states in self._states.items() if other[0] == model and other != place)
+        return any(one.phase is ReplicaPhase.READY for states in others for one in states)
 
     async def _look_for_autoscalers(self) -> None:
         """Effects: every scaler knows whether somebody else writes to its Deployment, as far as that can be asked."""

@@ -89,12 +89,13 @@ class PoolScaler:
         self.asked_replicas = None
         self.problem = ""
 
-    async def step(self, load: ScaleLoad, *, missing: str) -> None:
+    async def step(self, load: ScaleLoad, *, missing: str, least: int = 0) -> None:
         """Effects: decides once, and acts where something is to be done.
 
         Args:
             load: How the pool stands; not complete where `missing` says what is missing.
             missing: See there.
+            least: Replicas that the rest of its ladder needs of it now; the policy's bounds stand above that.
         """
         now_s = self._clock.monotonic_s()
         if now_s < self._paused_until_s:
@@ -102,17 +103,19 @@ class PoolScaler:
         try:
             if self._history is None or now_s - self._looked_s >= self._refresh_s:
                 self._take(await self._look())
-            await self._decide(load, missing)
+            await self._decide(load, missing, least)
             self._backoff.reset()
             self.problem = ""
         except KubernetesError as error:
             self._note_failure(error)
 
-    async def _decide(self, load: ScaleLoad, missing: str) -> None:
+    async def _decide(self, load: ScaleLoad, missing: str, least: int) -> None:
         assert self._history is not None
         before = self.asked_replicas
-        decision = self._scale(load, self._history, self.pool.policy)
         policy = self.pool.policy
+        least = min(max(least, policy.min_replicas), policy.max_replicas)
+        policy = msgspec.structs.replace(policy, min_replicas=least)
+        decision = self._scale(load, self._history, policy)
         replicas = min(max(decision.replicas, policy.min_replicas), policy.max_replicas)
         self._history = decision.history
         problem, effect = "", Effect.NONE

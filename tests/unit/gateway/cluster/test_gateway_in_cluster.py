@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+from collections.abc import Callable
 
 import msgspec
 from tests.unit.gateway.cluster.harness import CONFIG, DEPLOYMENT, MODEL, NAMESPACE, POOL
@@ -13,22 +14,32 @@ from lightship.gateway.activation.config import ActivationConfig
 from lightship.gateway.config import GatewayConfig, ReplicaConfig, config_problems
 from lightship.gateway.runtime import RunningGateway, reloadable_gateway
 from lightship.kubernetes.resources import DEPLOYMENTS
+from lightship.ports.clock import SystemClock
 from lightship.testing.asgi_client import AsgiClient
 from lightship.testing.fake_engine import always, stream_reply
 from lightship.testing.fake_kubernetes import FakeKubernetes, Workloads
 from lightship.testing.fake_upstream import FakeUpstream
 
+CLOCK = SystemClock()
 
-def fake_cluster() -> FakeKubernetes:
+
+def fake_cluster(*deployments: str) -> FakeKubernetes:
     fake = FakeKubernetes()
     fake.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     Workloads(fake, namespace=NAMESPACE, becomes_ready=True, ip_of=lambda number: "127.0.0.1")
-    labels = {"app": DEPLOYMENT}
-    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "main"}]}}
-    spec = {"replicas": 0, "selector": {"matchLabels": labels}, "template": template}
-    metadata = {"name": DEPLOYMENT, "namespace": NAMESPACE}
-    fake.put({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
+    for name in deployments or (DEPLOYMENT,):
+        labels = {"app": name}
+        template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "main"}]}}
+        spec = {"replicas": 0, "selector": {"matchLabels": labels}, "template": template}
+        metadata = {"name": name, "namespace": NAMESPACE}
+        fake.put({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
     return fake
+
+
+def replicas(fake: FakeKubernetes, name: str) -> int:
+    deployment = fake.find(DEPLOYMENTS, name, namespace=NAMESPACE)
+    assert deployment is not None
+    return int(deployment["spec"]["replicas"])
 
 
 def gateway_config(engine_port: int, **changes: object) -> GatewayConfig:
@@ -56,16 +67,47 @@ def test_gateway_request_for_a_model_without_pods_wakes_it_and_is_answered_by_it
                 woken = await ask(gateway)
                 warm = await ask(gateway)
                 unknown = await ask(gateway, "nobody")
-            deployment = fake.find(DEPLOYMENTS, DEPLOYMENT, namespace=NAMESPACE)
         assert ready.status == 200, "a gateway whose models sleep takes requests"
         assert (woken.status, woken.text) == (200, stream_reply("a").body)
         assert woken.reply_headers["x-cold-start"] == "true"
         assert "x-cold-start" not in warm.reply_headers
         assert unknown.status == 404
-        assert deployment is not None
-        assert deployment["spec"]["replicas"] == 1
+        assert replicas(fake, DEPLOYMENT) == 1
 
     asyncio.run(main())
+
+
+def test_gateway_lower_rung_wakes_with_its_ladder_and_sleeps_with_it() -> None:
+    lower = "qwen-int4"
+
+    async def main() -> None:
+        fake, engine = fake_cluster(DEPLOYMENT, lower), FakeUpstream(always(stream_reply("a")))
+        async with fake.serving() as server, engine.serving(), asyncio.timeout(60):
+            access = dataclasses.replace(server, namespace=NAMESPACE)
+            config = gateway_config(int(engine.base_url.rpartition(":")[2]))
+            assert config.cluster is not None
+            top = msgspec.structs.replace(
+                config.cluster.pools[0], policy=msgspec.structs.replace(POOL.policy, idle_after_s=2.0)
+            )
+            below = msgspec.structs.replace(top, rung=1, deployment=lower, selector={"app": lower}, variant_name="int4")
+            cluster = msgspec.structs.replace(config.cluster, pools=(top, below), interval_s=0.1)
+            config = msgspec.structs.replace(config, cluster=cluster)
+            async with reloadable_gateway(config, environment={"HOSTNAME": "gw-1"}, access=access) as gateway:
+                assert (await ask(gateway)).status == 200
+                awake = await until(lambda: replicas(fake, lower) == 1)
+                asleep = await until(lambda: (replicas(fake, DEPLOYMENT), replicas(fake, lower)) == (0, 0))
+        assert awake
+        assert asleep
+
+    asyncio.run(main())
+
+
+async def until(is_so: Callable[[], bool]) -> bool:
+    """Whether it became so within twenty seconds."""
+    end_s = CLOCK.monotonic_s() + 20
+    while not is_so() and CLOCK.monotonic_s() < end_s:
+        await CLOCK.sleep(0.02)
+    return is_so()
 
 
 def test_gateway_models_are_listed_whether_they_have_pods_or_not() -> None:
