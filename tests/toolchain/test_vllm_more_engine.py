@@ -1,4 +1,4 @@
-"""A real vLLM beyond one process and one model: divided experts, and adapters through an attached gateway."""
+"""A real vLLM beyond one process and one model: split experts, and adapters through an attached gateway."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.contract.engines import ADAPTER, MODEL, RunningEngine, running, vllm, worker
 
@@ -22,6 +23,7 @@ from lightship.engines.memory import group_members
 from lightship.engines.process import free_port
 from lightship.engines.vllm.adapter import VllmAdapter
 from lightship.engines.vllm.config import VllmWorkerConfig
+from lightship.errors import SpecError
 from lightship.ports.clock import SystemClock
 from lightship.ports.progress import SilentProgress
 from lightship.testing.engine_contract.subject import EngineUnderTest
@@ -85,7 +87,7 @@ def experts(toolchain_root: Path, train_python: Path, tmp_path_factory: pytest.T
     return build_variant(PRESETS["upcycle-moe"], checkpoint, context, model_name=MODEL).folder
 
 
-def test_experts_divided_between_processes_say_what_one_process_says(
+def test_experts_split_between_processes_say_what_one_process_says(
     experts: Path, vllm_python: Path, tmp_path: Path
 ) -> None:
     texts = {}
@@ -101,7 +103,6 @@ def test_experts_divided_between_processes_say_what_one_process_says(
             kv_cache_bytes=2**27,
             enforce_eager=True,
             tensor_parallel_size=num_parts,
-            expert_parallel=num_parts > 1,
         )
         folder = tmp_path / str(num_parts)
         folder.mkdir()
@@ -110,4 +111,7 @@ def test_experts_divided_between_processes_say_what_one_process_says(
             # tether, HTTP server, engine core, one worker per part
             assert len(group_members(one.process.pid)) >= 3 + num_parts
             texts[num_parts] = one.under_test.text(max_tokens=24, temperature=0, ignore_eos=True)
+        whole = msgspec.structs.replace(config, tensor_parallel_size=2, expert_parallel=True)
+        with pytest.raises(SpecError, match="expect all of them in each process"):
+            VllmAdapter().check(whole)
     assert texts[1] == texts[2]

