@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from lightship.artifacts.machine_memory import usable_memory_bytes
 from lightship.cli.prepare import Surroundings
 from lightship.cli.variant_worker import startup_budget_s
-from lightship.cli.worker_setup import worker_setup
+from lightship.cli.worker_setup import adapter_replicas, worker_setup
 from lightship.engines.process import WorkerProcess, free_port
 from lightship.engines.supervisor.placement import shared_cores
 from lightship.engines.supervisor.pool import PoolSpec
 from lightship.engines.supervisor.replica import ReplicaSpec
+from lightship.errors import SpecError
 from lightship.gateway.config import ReplicaConfig
 from lightship.gateway.dispatch.config import RungFacts
 from lightship.ports.variants import Variant
@@ -46,10 +47,11 @@ class RungToServe:
 
 @dataclass(frozen=True)
 class LocalReplica:
-    """One replica that may run here: for the supervisor, and for the gateway."""
+    """One replica that may run here: for the supervisor, and for the gateway, which may know it by several names."""
 
     spec: ReplicaSpec
     config: ReplicaConfig
+    adapters: tuple[ReplicaConfig, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,14 @@ class LocalPool:
 def local_pools(spec: Spec, rungs: Sequence[RungToServe], around: Surroundings) -> list[LocalPool]:
     """The pools of a ladder on this machine.
 
+    Raises: SpecError: a model may sleep whose adapters nobody would wake.
     Effects: installs engines that are not there yet; takes free ports.
     """
+    if not spec.replicas.min and spec.engines.vllm is not None and spec.engines.vllm.lora:
+        what = "a request for an adapter wakes nobody, so its model must not sleep"
+        raise SpecError(
+            what, where="engines.vllm.lora", hint="Set replicas.min to 1 or more, or leave the adapters out."
+        )
     lowest = rungs[-1]
     pools = []
     for rung in rungs:
@@ -118,7 +126,8 @@ def local_replica(
         served_model=spec.model.name,
         device=rung.facts.device,
     )
-    return LocalReplica(replica, config)
+    adapters = adapter_replicas(spec, config) if setup.adapter.name == "vllm" else []
+    return LocalReplica(replica, config, tuple(adapters))
 
 
 def _on_cores(spec: Spec, cores: frozenset[int] | None) -> Spec:

@@ -222,7 +222,8 @@ def _replicas(models: Sequence[LocalModel]) -> list[ReplicaConfig]:
     replicas = []
     for one in models:
         spec = one.served.spec
-        replicas += [replica.config for pool in one.pools for replica in pool.replicas]
+        for replica in (replica for pool in one.pools for replica in pool.replicas):
+            replicas += [replica.config, *replica.adapters]
         if (spill := spill_rung(spec, rung=len(one.served.rungs))) is not None:
             name = f"{spec.model.name}-{spill[0].name}" if len(models) > 1 else spill[0].name
             replicas.append(msgspec.structs.replace(spill[0], name=name, served_model=spec.model.name))

@@ -9,10 +9,19 @@ from typing import Any
 
 import pytest
 
-from lightship.cli.local_replicas import RungToServe, memory_budget_bytes, replica_cores, scale_policy
+from lightship.cli.local_replicas import (
+    RungToServe,
+    local_pools,
+    memory_budget_bytes,
+    replica_cores,
+    scale_policy,
+)
+from lightship.cli.prepare import Surroundings
 from lightship.cli.rolling import changes_beside_engines
 from lightship.errors import SpecError
 from lightship.gateway.dispatch.config import RungFacts
+from lightship.ports.clock import SystemClock
+from lightship.ports.progress import SilentProgress
 from lightship.ports.variants import Manifest, Recipe, Variant, WeightFormat
 from lightship.scaling.records import Prefer
 from lightship.spec.document import Spec
@@ -85,3 +94,10 @@ def test_spec_bound_on_cost_needs_the_price_of_a_replica() -> None:
     with pytest.raises(SpecError, match=r"cost\.usd_per_hour"):
         spec(replicas={"max_usd_per_hour": 5.0})
     assert spec(replicas={"max_usd_per_hour": 5.0}, cost={"usd_per_hour": 0.5}).replicas.max_usd_per_hour == 5.0
+
+
+def test_local_pools_model_that_may_sleep_with_adapters_is_refused(tmp_path: Path) -> None:
+    sleeping = spec(replicas={"min": 0}, engines={"vllm": {"lora": {"tales": str(tmp_path)}}})
+    around = Surroundings(tmp_path, SystemClock(), SilentProgress())
+    with pytest.raises(SpecError, match=r"must not sleep"):
+        local_pools(sleeping, [rung()], around)
