@@ -63,7 +63,7 @@ def gateway_config(
         tenants=tenants_config(spec, home),
         state=state_config(spec, home),
         server=server_config(spec.gateway),
-        activation=activation_config(spec.gateway, control_socket) if control_socket else None,
+        activation=activation_config(spec.gateway, control_socket),
     )
 
 

@@ -205,7 +205,11 @@ async def _tell_unreachable(config: GatewayConfig, source: GatewaySource) -> Non
 
 
 def _tell_unused(loaded: LoadedSpec) -> None:
-    unused = [path for path in _set_paths(loaded) if path.split(".")[0] in _UNUSED_SECTIONS]
+    unused = [
+        path
+        for path in _set_paths(loaded)
+        if path.split(".")[0] in _UNUSED_SECTIONS or path.startswith("gateway.waking.")
+    ]
     if unused:
         _log.warning("set, but without meaning for a gateway alone: %s", ", ".join(unused))
 

@@ -94,6 +94,8 @@ def cores_of(spec: Spec, rung: ChosenRung, hardware: Hardware) -> Figure:
 
 def memory_of(spec: Spec, rung: ChosenRung, weights: Figure, checkpoint: Checkpoint | None, *, on_gpu: bool) -> Figure:
     """Host memory of one replica."""
+    if spec.replicas.memory_limit is not None:
+        return Figure(spec.replicas.memory_limit, "B", FigureSource.GIVEN, "replicas.memory_limit")
     scoring = weights.value if rung.engine == "openvino" else 0.0
     second = (
         f" + {format_bytes(scoring)} for a second copy of the weights, on which prompts are scored" if scoring else ""

@@ -20,6 +20,13 @@ _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?[
 _EXTRAS = re.compile(r"""extra\s*==\s*['"](?:local|redis)['"]""")
 
 
+def _notes_of_one_machine(spec: Spec) -> list[str]:
+    """What the spec says about one machine and a deployment has no use for."""
+    if spec.replicas.memory is None:
+        return []
+    return ["replicas.memory is about models that share one machine with `lightship serve`; it is not used here."]
+
+
 def render_input(spec: Spec, around: Surroundings, *, platform: str) -> RenderInput:
     """What `platform` is rendered from.
 
@@ -40,7 +47,7 @@ def render_input(spec: Spec, around: Surroundings, *, platform: str) -> RenderIn
         usd_per_replica_hour=spec.cost.usd_per_hour,
         max_usd_per_hour=spec.replicas.max_usd_per_hour,
         secrets=secrets_of(spec),
-        notes=ladder.notes,
+        notes=(*ladder.notes, *_notes_of_one_machine(spec)),
     )
     tls = spec.gateway.tls
     is_host = platform == "systemd"
