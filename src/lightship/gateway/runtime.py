@@ -324,8 +324,7 @@ def _assemble(
         responses=responses,
         control=control,
     )
-    if stack.held is not None:
-        pool.on_readiness = stack.held.recheck
+    pool.on_readiness = stack.note_readiness
     app = GatewayApp(
         config,
         engine=stack.top,

@@ -52,11 +52,24 @@ class Stack:
     """All layers between the app and the replicas; `top` is the one to call."""
 
     top: Engine
+    pool: ReplicaPool
     limited: LimitedEngine
     cached: CachedEngine | None
     held: HeldEngine | None
     admitted: AdmittedEngine
     retrying: RetryingEngine
+
+    def note_readiness(self) -> None:
+        """Effects: admission goes by the replicas that are ready now, and what was held for one goes on."""
+        dispatcher = self.admitted.dispatcher
+        for model, ladder in dispatcher.ladders.items():
+            for rung in range(len(ladder.places)):
+                num_ready = self.pool.rung_load(rung, served_model=model).num_ready
+                dispatcher.note_replicas(model, rung, num_ready)
+        if dispatcher.num_waiting:
+            self.admitted.advance()
+        if self.held is not None:
+            self.held.recheck()
 
     def apply(self, config: GatewayConfig) -> None:
         """Effects: calls from now on meet these settings; what the layers have learned stays."""
@@ -66,6 +79,7 @@ class Stack:
         if self.held is not None:
             self.held.config = config.activation or ActivationConfig()
         self.admitted.apply(config.complete_dispatch)
+        self.note_readiness()
         self.retrying.apply(max_attempts=config.max_attempts, budget_share=config.retry_budget_share)
 
 
@@ -125,7 +139,7 @@ def build_stack(
     limited = LimitedEngine(
         inner, ledger=ledger, config=config.tenants, variants=variants_of(config), random_share=random.random
     )
-    return Stack(limited, limited, cached, held, admitted, retrying)
+    return Stack(limited, pool, limited, cached, held, admitted, retrying)
 
 
 def variants_of(config: GatewayConfig) -> dict[str, list[str]]:

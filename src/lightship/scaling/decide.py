@@ -89,7 +89,8 @@ def _wanted(load: ScaleLoad, history: ScaleHistory, policy: ScalePolicy) -> _Wan
         # those that start are given the time to help before more are asked for
         is_settled = load.num_ready >= history.replicas and not load.num_starting
         share = f"{load.attainment:.0%} of answers keep the promise, {policy.attainment:.0%} must"
-        return _Wanted(load.num_ready + 1 if is_settled else history.replicas, ScaleReason.ATTAINMENT, share)
+        more = load.num_ready + 1 if is_settled else max(replicas, history.replicas)
+        return _Wanted(more, ScaleReason.ATTAINMENT, share)
     return _Wanted(replicas, reason, detail)
 
 

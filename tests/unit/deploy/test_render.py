@@ -113,18 +113,12 @@ def test_kubernetes_autoscaler_gateway_may_patch_its_own_engines_only(deploy_hom
     assert pod(result, "storyteller-gateway")["automountServiceAccountToken"] is True
 
 
-def test_kubernetes_gateway_has_no_token_where_others_scale(deploy_home: Path) -> None:
+def test_kubernetes_gateway_may_only_follow_pods_where_others_scale(deploy_home: Path) -> None:
     result = rendered("kubernetes", "gpu", deploy_home)
-    assert pod(result, "chat-gateway")["automountServiceAccountToken"] is False
-    assert [one["kind"] for one in result.resources if one["kind"] in {"Role", "RoleBinding", "Lease"}] == []
-
-
-@pytest.mark.parametrize(("least", "path"), [(0, "/health/live"), (1, "/health/ready")])
-def test_kubernetes_gateway_of_a_sleeping_model_is_reachable(least: int, path: str, deploy_home: Path) -> None:
-    """A gateway that were only ready with an engine could never be asked to wake one."""
-    result = rendered("kubernetes", "cpu", deploy_home, replicas__min=least)
-    container = pod(result, "storyteller-gateway")["containers"][0]
-    assert container["readinessProbe"]["httpGet"]["path"] == path
+    rules = found(result, "Role", "chat-scaler")["rules"]
+    assert rules == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
+    assert [one for one in result.resources if one["kind"] == "Lease"] == []
+    assert pod(result, "chat-gateway")["automountServiceAccountToken"] is True
 
 
 def test_kubernetes_secrets_are_references_and_keys_have_a_volume(deploy_home: Path) -> None:

@@ -26,16 +26,18 @@ class Device:
     """The shares in use of one device, and its scale.
 
     Args:
-        capacity: How much of it this process may use; 1 is all.
+        part: How much of it this process may use; 1 is all.
     """
 
     __slots__ = (
-        "_eased_s", "_num_broken", "_num_full", "_num_seen", "_used_by_rung", "capacity", "num_in_flight", "scale",
-        "tokens_ahead", "used",
+        "_eased_s", "_num_broken", "_num_full", "_num_seen", "_used_by_rung", "num_in_flight", "num_replicas", "part",
+        "scale", "tokens_ahead", "used",
     )  # fmt: skip
 
-    def __init__(self, capacity: float = 1.0) -> None:
-        self.capacity = capacity
+    def __init__(self, part: float = 1.0) -> None:
+        self.part = part
+        self.num_replicas = 1
+        """Of the one rung it is for, each on hardware of its own: so many devices in one."""
         self.scale = 1.0
         self.used = 0.0
         self._used_by_rung: dict[int, float] = {}
@@ -44,6 +46,11 @@ class Device:
         """Prompt tokens of requests that have started and not answered yet, weighted by what their rung takes."""
         self._num_seen = self._num_broken = self._num_full = 0
         self._eased_s = -1e9  # when the scale fell last
+
+    @property
+    def capacity(self) -> float:
+        """What the shares of all requests may add up to."""
+        return self.part * self.num_replicas
 
     @property
     def load(self) -> float:

@@ -72,7 +72,7 @@ class Dispatcher:
         Requests under way and waiting ones stay; what was learned of rungs that are the same is kept.
         """
         for name in {rung.device for ladder in config.ladders.values() for rung in ladder.rungs}:
-            self._devices.setdefault(name, Device()).capacity = config.capacity_share
+            self._devices.setdefault(name, Device()).part = config.capacity_share
             self._rooms.setdefault(name, WaitingRoom(max_queued=config.max_queued)).max_queued = config.max_queued
             self._starts.setdefault(name, DecayingRate(time_constant_s=_STARTS_S))
         can_trim = any(one.trimmed_output_tokens is not None for one in config.priorities.values())
@@ -203,6 +203,14 @@ class Dispatcher:
                 yield Start(started)
         for ladder in self.ladders.values():
             self._update_level(ladder, now_s)
+
+    def note_replicas(self, served_model: str, rung: int, num_ready: int) -> None:
+        """So many replicas of a rung take requests. Where the rung has its device for itself each of them adds one: its
+        measured concurrency is that of one replica. Rungs that share a device share one machine, whoever runs there.
+        """
+        device = self.ladders[served_model].places[rung].device
+        users = sum(place.device is device for ladder in self.ladders.values() for place in ladder.places)
+        device.num_replicas = max(1, num_ready) if users == 1 else 1
 
     def num_waiting_by_rung(self) -> Counter[tuple[str, int]]:
         """Requests in the queues, by model and the rung they asked for."""

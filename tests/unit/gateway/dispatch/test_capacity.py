@@ -49,7 +49,7 @@ def test_device_never_closes() -> None:
 
 
 def test_device_room_is_shared_and_given_back() -> None:
-    device = Device(capacity=0.5)
+    device = Device(part=0.5)
     device.take(0.3, num_tokens=10)
     assert device.load == pytest.approx(0.6)
     assert device.has_room(0.2)

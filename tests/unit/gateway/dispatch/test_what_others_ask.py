@@ -84,3 +84,34 @@ def test_attainment_is_the_share_of_recent_answers_in_time_once_there_are_enough
     assert one.attainment("m", 0, 4.0) == pytest.approx(22 / 40, abs=0.02)
     assert one.attainment("m", 1, 4.0) is None
     assert one.attainment("m", 0, 300.0) is None, "what was five minutes ago says nothing either"
+
+
+def in_flight_limit(one: Dispatcher, rung: int) -> int:
+    """Requests pinned to a rung that start at once."""
+    started = 0
+    while started < 100:
+        each = Ticket("m", rung, True, CallTerms(max_wait_s=9.0, max_output_tokens=5), 0.0)
+        if not isinstance(one.offer(each, 0.0), Start):
+            return started
+        started += 1
+    return started
+
+
+def test_note_replicas_rung_with_a_device_of_its_own_takes_as_much_more() -> None:
+    rungs = tuple(RungFacts(variant_name=f"v{n}", device=f"d{n}", concurrency=4) for n in range(2))
+    config = DispatchConfig(ladders={"m": LadderConfig(rungs=rungs, ttft_s=1.0)})
+    limits = []
+    for num_ready, rung in ((0, 1), (1, 1), (3, 1), (3, 0)):
+        one = Dispatcher(config, is_up=lambda model, rung: True)
+        one.note_replicas("m", 1, num_ready)
+        limits.append(in_flight_limit(one, rung))
+    assert limits == [4, 4, 12, 4]
+
+
+def test_note_replicas_rungs_of_one_machine_share_it_however_many_run() -> None:
+    rungs = tuple(RungFacts(variant_name=f"v{n}", device="local", concurrency=4) for n in range(2))
+    one = Dispatcher(
+        DispatchConfig(ladders={"m": LadderConfig(rungs=rungs, ttft_s=1.0)}), is_up=lambda model, rung: True
+    )
+    one.note_replicas("m", 0, 3)
+    assert in_flight_limit(one, 0) == 4
