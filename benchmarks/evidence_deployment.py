@@ -29,7 +29,9 @@ def engines() -> Iterator[Line]:
 def changes_under_load() -> Iterator[Line]:
     """Rolling updates and steps down: processes here, a cluster's lifecycle simulated."""
     yield from from_script("3p", "replicas change under load", "rolling_update.py", "--seconds", "30")
-    yield from from_script("3k", "a cluster's rolling update", "kubernetes_rollout.py")
+    rendered = ("--pre-stop-s", "15", "--drain-s", "30", "--grace-s", "70")  # of a spec that says nothing about it
+    load = ("--longest-request-s", "28", "--request-median-s", "4")
+    yield from from_script("3k", "a cluster's rolling update", "kubernetes_rollout.py", *rendered, *load)
 
 
 def simulated(data: Path) -> Iterator[Line]:

@@ -262,7 +262,13 @@ def main() -> int:
             total += Simulation(lifecycle, world, seed=seed).run()
         results[lifecycle.name] = total
     _show(results, options, ours)
-    return int(results[ours.name]["failed"] > 0 or results[lifecycles[-1].name]["failed"] == 0)
+    num_failed, num_naive = results[ours.name]["failed"], results[lifecycles[-1].name]["failed"]
+    if not options.json:
+        mark = {True: "ok  ", False: "MISS"}
+        total = results[ours.name]["requests"]
+        print(f"\n{mark[not num_failed]} rendered: {num_failed} of {total} requests failed (0)")
+        print(f"{mark[num_naive > 0]} without any protection: {num_naive} failed (above 0, or nothing is shown)")
+    return int(num_failed > 0 or num_naive == 0)
 
 
 def _show(results: dict[str, Counter[str]], options: argparse.Namespace, ours: Lifecycle) -> None:

@@ -385,8 +385,11 @@ def show(result: Result) -> None:
     )
     print(f"  restarts {result.num_restarts}; left in counters {result.left_in_counters or 0}", end="; ")
     print(f"processes left {result.num_processes_left}")
-    for line in (*result.broken_promises, *result.lost[:5]):
+    broken = (*result.broken_promises, *result.lost[:5])
+    for line in broken:
         print(f"  BROKEN: {line}")
+    after = f"{_shown(result.after_kill)} after the kill, {TOP} answered {again}"
+    print(f"{'MISS' if broken else 'ok  '} {result.mode}_parallel 2, {rungs}: {after} (nothing lost, nothing left)")
     sys.stdout.flush()
 
 
