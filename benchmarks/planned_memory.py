@@ -1,6 +1,6 @@
 """Is the planned memory of a worker what it takes? Estimate beside measured peak, three models on two engines.
 
-    python benchmarks/planned_memory.py [--engines openvino,llamacpp] [--models fairytales,tinystories,random] [--json FILE]
+    python benchmarks/planned_memory.py [--engines openvino,llamacpp] [--models fairytales,random] [--json FILE]
 
 Each worker is started as `lightship up` starts it and loaded with its configured number of sequences until its KV
 cache has been written throughout; before that it gets one prompt of each length up to the largest step, because

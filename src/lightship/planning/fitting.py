@@ -126,10 +126,10 @@ def _setting_changes(rung: RungToPlan) -> Iterator[tuple[str, RungToPlan]]:
     settings = rung.settings
     smaller = _SMALLER_CACHE_TYPES[settings.engine]
     if settings.kv_cache_type != smaller:
-        options = {"flash_attention": True} if settings.engine == "llamacpp" else {}
+        has_flash = settings.flash_attention or settings.engine == "llamacpp"  # which reads no other quantized cache
         # half the bytes per token: the same tokens in half the cache, where its size is configured
         half = max(_LEAST_CACHE_BYTES, settings.kv_cache_bytes // 2)
-        changed = replace(settings, kv_cache_type=smaller, kv_cache_bytes=half, **options)
+        changed = replace(settings, kv_cache_type=smaller, kv_cache_bytes=half, flash_attention=has_flash)
         yield f"keys and values as {smaller}", replace(rung, settings=changed)
     if settings.engine == "llamacpp" and settings.context_length > _LEAST_CONTEXT:
         context = max(_LEAST_CONTEXT, settings.context_length // 4)

@@ -154,7 +154,7 @@ def parse_cgroups(text: str) -> dict[str, str]:
     >>> parse_cgroups("0::/kubepods/pod1")
     {'': '/kubepods/pod1'}
     """
-    paths = {}
+    paths: dict[str, str] = {}
     for line in text.splitlines():
         parts = line.split(":", 2)
         if len(parts) == 3:

@@ -288,6 +288,7 @@ def _vllm_gpu(shape: ModelShape, weight_bytes: float, settings: EngineSettings) 
     }
     workers = settings.num_devices
     code = _VLLM_API_BYTES + settings.data_parallel * _VLLM_CORE_BYTES + workers * _VLLM_WORKER_BYTES
+    largest = max(shape.embedding_weights, shape.hidden_size * shape.intermediate_size)
     host = {
         "code": _figure(
             code + _VLLM_VOCABULARY_ENTRY_BYTES * shape.vocab_size,
@@ -295,11 +296,13 @@ def _vllm_gpu(shape: ModelShape, weight_bytes: float, settings: EngineSettings) 
             f"API server, engine core and {workers} workers {format_bytes(code)}, tokenizers; as measured on CPUs",
         ),
         "loading": _figure(
-            weight_bytes / parts, FigureSource.ASSUMED, "one device's weights pass through the host's memory"
+            2.0 * largest,
+            FigureSource.ASSUMED,
+            f"the largest matrix, {largest} weights x 2 B, on its way; files are mapped, not read whole",
         ),
     }
     cache = settings.kv_cache_bytes * parts
-    return _with_cache(host, device, shape, settings, cache_bytes=cache, reclaimable=weight_bytes / parts)
+    return _with_cache(host, device, shape, settings, cache_bytes=cache, reclaimable=0.0)
 
 
 def _with_cache(

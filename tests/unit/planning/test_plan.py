@@ -87,7 +87,8 @@ def test_plan_measured_figures_win_over_the_roofline() -> None:
     found = plan(replace(REQUEST, rungs=(replace(RUNG, loads=(MEASURED,)),)))
     speed = found.rungs[0].speed
     assert isinstance(speed, RungSpeed)
-    assert (speed.places.value, speed.ttft_ms.value, speed.goodput.value) == (8, 100.0, pytest.approx(4.0))
+    assert (speed.places.value, speed.ttft_ms.value) == (8, 100.0)
+    assert speed.goodput.value == pytest.approx(4.0)
     assert speed.goodput.source is FigureSource.MEASURED
     # 15/s x 2 s under way = 30 requests at a time
     expected = staff(requests_per_s=15, service_s=2.0, places_per_replica=8, wait_s=1.9, attainment=0.95)
