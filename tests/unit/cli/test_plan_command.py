@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lightship.cli.main import main
+from lightship.cli.main import build_parser, main
+from lightship.cli.plan.machine import machine_of
+from lightship.errors import UsageError
+from lightship.planning.hardware import Gpu, Hardware
 
 GIB = 2**30
 LLAMA_70B = {
@@ -106,6 +110,17 @@ def test_plan_table_and_explanation_name_sources(shape: str, capsys: pytest.Capt
     assert "[assumed] a rule of thumb" in out
 
 
+def test_machine_of_auto_takes_the_gpus_of_this_machine() -> None:
+    gpus = (Gpu("NVIDIA H200", 150_754_820_096, "9.0", "580.1"),) * 2
+    hardware = Hardware("cpu", "x86_64", (), 4, 4, 4, memory_bytes=64 * GIB, gpus=gpus)
+    args = build_parser().parse_args(["plan", "--gpu", "auto"])
+    machine = machine_of(args, hardware, working_set_bytes=1)
+    assert machine.accelerator is not None
+    assert (machine.accelerator.id, machine.num_accelerators) == ("h200", 2)
+    with pytest.raises(UsageError, match="no GPU was found here: none"):
+        machine_of(args, replace(hardware, gpus=(), gpu_note="none"), working_set_bytes=1)
+
+
 def test_plan_users_are_turned_into_a_rate(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
     _, found = planned(
         capsys,
@@ -141,6 +156,7 @@ def test_plan_impossible_slo_is_told_with_the_roofline(shape: str, capsys: pytes
         (["--bits", "x"], "no list of bits"),
         (["--efficiency", "1.5"], "no share"),
         (["--gpu", "l4", "--gpus", "0"], "0 GPUs"),
+        (["--set", "variants=[nothing]"], "unknown recipe 'nothing'"),
         (["--memory", "much"], "no size"),
         (["--prompt-tokens", "0"], "at least 1"),
         (["--output-tokens", "9000"], "do not fit the context"),

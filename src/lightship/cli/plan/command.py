@@ -31,8 +31,10 @@ def add_plan_command(subparsers: argparse._SubParsersAction[argparse.ArgumentPar
         "--engine", metavar="NAME", help="openvino, vllm or llamacpp (default: of each variant's format)"
     )
     machine = parser.add_argument_group("machine of one replica (default: this one)")
-    machine.add_argument("--gpu", metavar="NAME", help="kind of accelerator, like h100-sxm or l4; implies vllm")
-    machine.add_argument("--gpus", type=int, default=1, metavar="N", help="how many of them (default: 1)")
+    machine.add_argument("--gpu", metavar="NAME", help="like h100-sxm or l4, `auto` for this machine's; implies vllm")
+    machine.add_argument(
+        "--gpus", type=int, metavar="N", help="how many of them (default: 1, or all of this machine's)"
+    )
     machine.add_argument("--memory", metavar="SIZE", help="host memory, like '64 GiB'")
     machine.add_argument("--cores", type=float, metavar="N", help="cores of a replica")
     machine.add_argument(

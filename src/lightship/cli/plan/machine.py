@@ -15,6 +15,8 @@ from lightship.units import format_bytes
 
 # Bytes per second at which weights are read at the slowest: a network volume, or a disk that others use too.
 _READ_BYTES_PER_S = 100e6
+# In place of a name: those of this machine.
+OWN_GPUS = "auto"
 _ARITHMETICS = ("half", "int8", "fp8")
 
 
@@ -35,7 +37,7 @@ def machine_of(args: argparse.Namespace, hardware: Hardware, *, working_set_byte
         hardware.usable_cores, "cores", FigureSource.MEASURED, "cores this process may use here"
     )
     if args.gpu is not None:
-        return _gpu_machine(args, memory, cores, read)
+        return _gpu_machine(args, hardware, memory, cores, read)
     bandwidth = _given(args.bandwidth, 1e9, "B/s", "--bandwidth")
     flops = _given(args.tflops, 1e12, "FLOP/s", "--tflops")
     if bandwidth is None or flops is None:
@@ -58,19 +60,27 @@ def machine_of(args: argparse.Namespace, hardware: Hardware, *, working_set_byte
     )
 
 
-def _gpu_machine(args: argparse.Namespace, memory: Figure, cores: Figure, read: Figure) -> MachineToPlan:
-    if args.gpus < 1:
+def _gpu_machine(
+    args: argparse.Namespace, hardware: Hardware, memory: Figure, cores: Figure, read: Figure
+) -> MachineToPlan:
+    if args.gpus is not None and args.gpus < 1:
         raise UsageError(f"{args.gpus} GPUs", where="--gpus", hint="Write 1 or more.")
-    accelerator = find_accelerator(args.gpu, load_accelerators())
+    name, count = args.gpu, args.gpus or 1
+    if name == OWN_GPUS:
+        if not hardware.gpus:
+            hint = "Name a kind of the list, like --gpu l4."
+            raise UsageError(f"no GPU was found here: {hardware.gpu_note}", where="--gpu", hint=hint)
+        name, count = hardware.gpus[0].name, args.gpus or len(hardware.gpus)
+    accelerator = find_accelerator(name, load_accelerators())
     return MachineToPlan(
-        name=f"{args.gpus} x {accelerator.name}",
+        name=f"{count} x {accelerator.name}",
         memory_bytes=memory,
         num_cores=cores,
         bandwidth=_vendor(accelerator.bandwidth_bytes_per_s, "B/s", accelerator),
         flops={kind: _vendor(accelerator.flops_per_s(kind), "FLOP/s", accelerator) for kind in _ARITHMETICS},
         read_bytes_per_s=read,
         accelerator=accelerator,
-        num_accelerators=args.gpus,
+        num_accelerators=count,
     )
 
 

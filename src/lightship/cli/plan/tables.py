@@ -68,13 +68,25 @@ def print_plan(request: PlanRequest, plan: Plan, traffic_source: FigureSource, n
 
 def _rung_table(plan: Plan) -> Table:
     table = Table(title="One replica of each rung")
-    titles = ("rung", "memory", *_PARTS, "fits", "at a time", "TTFT", "TPOT", "good requests/s", "speed is")
+    titles = (
+        "rung",
+        "memory",
+        "peak measured",
+        *_PARTS,
+        "fits",
+        "at a time",
+        "TTFT",
+        "TPOT",
+        "good requests/s",
+        "speed is",
+    )
     for title in titles:
         table.add_column(title.replace("_", " "), justify="left" if title == "rung" else "right", no_wrap=True)
     for planned in plan.rungs:
         fit, speed = planned.fit, planned.speed
         parts = fit.memory.device if fit.place != "memory" else fit.memory.host
         row = [f"{planned.rung.name}@{planned.rung.settings.engine}", shown(fit.needed)]
+        row.append("" if planned.rung.measured_peak is None else shown(planned.rung.measured_peak))
         row += [shown(parts[name]) if name in parts else "" for name in _PARTS]
         row.append("yes" if fit.is_fitting else f"{format_bytes(fit.missing_bytes)} too much")
         if isinstance(speed, RungSpeed):
@@ -137,6 +149,8 @@ def named_figures(request: PlanRequest, plan: Plan) -> Iterator[tuple[str, Figur
         for place, parts in (("host", planned.fit.memory.host), ("gpu", planned.fit.memory.device)):
             for name, figure in parts.items():
                 yield f"{rung}.{place}.{name}", figure
+        if planned.rung.measured_peak is not None:
+            yield f"{rung}.measured_peak", planned.rung.measured_peak
         yield f"{rung}.memory", planned.fit.needed
         yield f"{rung}.memory_limit", planned.fit.limit
         yield f"{rung}.kv_token_bytes", planned.fit.memory.kv_token_bytes
