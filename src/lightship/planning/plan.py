@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lightship.errors import UsageError
 from lightship.planning.accelerators import Accelerator
@@ -11,8 +11,8 @@ from lightship.planning.fitting import Change, Fit, changes, fit
 from lightship.planning.fleet import BreakEven, Fleet, plan_fleets
 from lightship.planning.needs import replica_needs
 from lightship.planning.records import PlanRequest, RungToPlan
-from lightship.planning.speed import RungSpeed, TooSlow, plan_speed
-from lightship.ports.deployment import ReplicaNeeds
+from lightship.planning.speed import RungSpeed, TooSlow, plan_speed, reached_efficiency
+from lightship.ports.deployment import Figure, ReplicaNeeds
 from lightship.units import format_bytes
 
 
@@ -37,10 +37,14 @@ class PlannedRung:
 
 @dataclass(frozen=True)
 class Plan:
-    """All of it. `problems` says, a sentence each, why the request cannot be met; `fleets` is empty then."""
+    """All of it. `problems` says, a sentence each, why the request cannot be met; `fleets` is empty then.
+
+    `efficiency` is the share of the roofline that rungs without measurements are taken to reach.
+    """
 
     rungs: tuple[PlannedRung, ...]
     fleets: tuple[Fleet, ...]
+    efficiency: Figure
     problems: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
@@ -65,14 +69,16 @@ def plan(
         MeasurementError: an engine's storage of keys and values is not known.
     """
     _check(request)
-    rungs = tuple(_planned(rung, request, accelerators) for rung in request.rungs)
+    fits = [fit(rung, request.machine) for rung in request.rungs]
+    request = replace(request, efficiency=reached_efficiency(request, [found.memory for found in fits]))
+    rungs = tuple(_planned(rung, found, request, accelerators) for rung, found in zip(request.rungs, fits, strict=True))
     problems = tuple(problem for planned in rungs[:1] for problem in _problems(planned))
     notes = tuple(f"Left out of the ladder: {problem}" for planned in rungs[1:] for problem in _problems(planned))
     fleets: tuple[Fleet, ...] = ()
     if not problems:
         speeds = [planned.speed for planned in rungs if planned.is_usable and isinstance(planned.speed, RungSpeed)]
         fleets = plan_fleets(request, speeds, break_even)
-    return Plan(rungs, fleets, problems, notes)
+    return Plan(rungs, fleets, request.efficiency, problems, notes)
 
 
 def _check(request: PlanRequest) -> None:
@@ -93,8 +99,7 @@ def _check(request: PlanRequest) -> None:
             )
 
 
-def _planned(rung: RungToPlan, request: PlanRequest, accelerators: Sequence[Accelerator]) -> PlannedRung:
-    found = fit(rung, request.machine)
+def _planned(rung: RungToPlan, found: Fit, request: PlanRequest, accelerators: Sequence[Accelerator]) -> PlannedRung:
     speed = plan_speed(rung, request, found.memory)
     tpot_ms = speed.tpot_ms.value if isinstance(speed, RungSpeed) and speed.tpot_ms.value else request.promise.tpot_ms
     needs = replica_needs(

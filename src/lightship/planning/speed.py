@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightship.artifacts.roofline import MachineSpeed, WeightBits
@@ -54,6 +55,30 @@ def step_model(rung: RungToPlan, machine: MachineToPlan, memory: MemoryPlan, eff
     return StepModel(rung.shape, WeightBits(bits, bits, bits), speed, memory.kv_token_bytes.value, efficiency)
 
 
+def reached_efficiency(request: PlanRequest, memories: Sequence[MemoryPlan]) -> Figure:
+    """The share of the roofline that measured rungs reach, for those that were not measured: the least of them.
+
+    The request's own where the user gave one, or nothing was measured.
+    """
+    if request.efficiency.source is FigureSource.GIVEN:
+        return request.efficiency
+    reached = []
+    for rung, memory in zip(request.rungs, memories, strict=True):
+        measured = best_measured(rung.loads, request.promise)
+        if measured is not None:
+            steps = step_model(rung, request.machine, memory, 1.0)
+            best = operate(steps, measured.tokens, measured.concurrency).requests_per_s
+            reached.append((min(1.0, measured.goodput_requests_per_s / best), rung.name, measured, best))
+    if not reached:
+        return request.efficiency
+    share, name, measured, best = min(reached, key=lambda one: one[0])
+    how = (
+        f"{name} was measured with {measured.goodput_requests_per_s:.4g} requests/s at {measured.concurrency} at a "
+        f"time, where the roofline is {best:.4g}"
+    )
+    return Figure(share, "of the roofline", FigureSource.MEASURED, how)
+
+
 def plan_speed(rung: RungToPlan, request: PlanRequest, memory: MemoryPlan) -> RungSpeed | TooSlow:
     """The rung's speed within the promise, or why it cannot keep it.
 
@@ -87,7 +112,8 @@ def plan_speed(rung: RungToPlan, request: PlanRequest, memory: MemoryPlan) -> Ru
     if found is None:
         return _too_slow(rung, request, memory, held)
     how = _how(rung, request, steps)
-    source = FigureSource.ROOFLINE if request.efficiency.source is FigureSource.GIVEN else FigureSource.ASSUMED
+    is_assumed = request.efficiency.source is FigureSource.ASSUMED
+    source = FigureSource.ASSUMED if is_assumed else FigureSource.ROOFLINE
     copies = rung.settings.data_parallel if rung.settings.is_gpu else 1
     places_how = (
         f"most that keep {request.promise.ttft_ms:g} ms and {request.promise.tpot_ms:g} ms, of at most {limit} "

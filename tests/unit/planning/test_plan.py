@@ -95,6 +95,27 @@ def test_plan_measured_figures_win_over_the_roofline() -> None:
     assert found.fleets[0].staffing == expected
 
 
+def test_plan_unmeasured_rung_reaches_what_measured_ones_do() -> None:
+    assumed = replace(REQUEST, efficiency=Figure(0.5, "", FigureSource.ASSUMED, "rule"))
+    alone = plan(assumed)
+    assert alone.efficiency.value == 0.5
+    rung = alone.rungs[0]
+    assert isinstance(rung.speed, RungSpeed)
+    # half of what was planned at half of the roofline is a quarter of it
+    at = rung.speed.places.value
+    load = MeasuredLoad(int(at), 100.0, 20.0, rung.speed.goodput.value / 2, 1.0, REQUEST.tokens)
+    both = plan(replace(assumed, rungs=(replace(RUNG, loads=(load,)), replace(RUNG, name="other"))))
+    assert both.efficiency.value == pytest.approx(0.25)
+    assert both.efficiency.source is FigureSource.MEASURED
+    other = both.rungs[1].speed
+    assert isinstance(other, RungSpeed)
+    assert other.goodput.source is FigureSource.ROOFLINE
+
+
+def test_plan_efficiency_that_was_given_stays() -> None:
+    assert plan(replace(REQUEST, rungs=(replace(RUNG, loads=(MEASURED,)),))).efficiency == REQUEST.efficiency
+
+
 def test_plan_costs_are_replicas_times_price_times_730_hours() -> None:
     prices = Prices(given(2.0), cloud_input_usd_per_1m=1.0, cloud_output_usd_per_1m=3.0)
     request = replace(REQUEST, rungs=(replace(RUNG, loads=(MEASURED,)),), prices=prices)

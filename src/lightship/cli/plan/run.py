@@ -24,7 +24,7 @@ from lightship.planning.accelerators import load_accelerators
 from lightship.planning.hardware import Hardware, detect_hardware
 from lightship.planning.latency import Tokens
 from lightship.planning.plan import plan
-from lightship.planning.records import PlanRequest, Prices
+from lightship.planning.records import PlanRequest, Prices, RungToPlan
 from lightship.ports.deployment import Figure, FigureSource
 from lightship.spec.document import Spec
 
@@ -52,6 +52,9 @@ def run_plan(args: argparse.Namespace) -> int:
     rungs, notes = rungs_of(args, spec, promise, this_machine(), around)
     if not rungs:
         raise UsageError("no variant can be planned", where="variants", hint=" ".join(notes) or None)
+    if args.bandwidth is not None or args.tflops is not None or args.cores is not None:
+        rungs, elsewhere = _unmeasured(rungs)
+        notes += elsewhere
     request = PlanRequest(
         rungs=rungs,
         machine=machine_of(args, hardware, working_set_bytes=int(rungs[0].weight_bytes.value)),
@@ -72,6 +75,14 @@ def run_plan(args: argparse.Namespace) -> int:
     if args.explain:
         print_explanation(request, made)
     return 0 if made.is_possible else 1
+
+
+def _unmeasured(rungs: tuple[RungToPlan, ...]) -> tuple[tuple[RungToPlan, ...], list[str]]:
+    """The rungs without what was measured here, for a machine that is described otherwise."""
+    if not any(rung.loads or rung.measured_peak for rung in rungs):
+        return rungs, []
+    note = "What was measured here is left out: --bandwidth, --tflops or --cores describe another machine."
+    return tuple(replace(rung, loads=(), measured_peak=None) for rung in rungs), [note]
 
 
 def _show_hardware(args: argparse.Namespace, hardware: Hardware) -> int:

@@ -142,7 +142,7 @@ def named_figures(request: PlanRequest, plan: Plan) -> Iterator[tuple[str, Figur
     yield "machine.bandwidth", machine.bandwidth
     for kind, figure in machine.flops.items():
         yield f"machine.flops.{kind}", figure
-    yield "efficiency", request.efficiency
+    yield "efficiency", plan.efficiency
     for planned in plan.rungs:
         rung = f"{planned.rung.name}@{planned.rung.settings.engine}"
         yield f"{rung}.weight_bytes", planned.rung.weight_bytes
