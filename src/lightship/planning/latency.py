@@ -47,7 +47,7 @@ class StepModel:
     Args:
         speed: Of all devices of the replica together, at their peak.
         kv_bytes: Bytes of the cache per token.
-        efficiency: Share of the peak that the engine reaches, above 0 and at most 1.
+        efficiency: Share of the peak that the engine reaches, above 0; above 1 corrects a speed measured too low.
     """
 
     shape: ModelShape

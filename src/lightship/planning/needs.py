@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 from lightship.planning.memory import MemoryPlan, plan_memory
-from lightship.planning.records import MachineToPlan, RungToPlan
+from lightship.planning.records import RungToPlan
 from lightship.ports.deployment import Figure, FigureSource, ReplicaNeeds
 from lightship.units import format_bytes
 
@@ -13,11 +15,14 @@ _BANDWIDTH_MARGIN = 2.0
 
 def replica_needs(
     rung: RungToPlan,
-    machine: MachineToPlan,
     *,
+    num_cores: Figure,
+    read_bytes_per_s: Figure,
     tpot_ms: float,
     request_timeout_s: float,
     memory: MemoryPlan | None = None,
+    accelerator: str = "",
+    gpus_per_machine: int = 0,
 ) -> ReplicaNeeds:
     """Memory, cores and times of one replica.
 
@@ -26,6 +31,11 @@ def replica_needs(
     fills the context at `tpot_ms` a token, or reaches the time limit of requests.
 
     Args:
+        num_cores: That it is given.
+        read_bytes_per_s: At which its weights come from disk or network, at the slowest.
+        tpot_ms: Time per output token of a full replica.
+        accelerator: Kind of GPU in the list of accelerators; "" for a CPU.
+        gpus_per_machine: GPUs of one machine; a replica with more is split over several.
         memory: Of `plan_memory`, where it is there already.
 
     Raises: MeasurementError: the engine's storage of keys and values is not known.
@@ -35,7 +45,7 @@ def replica_needs(
     host = memory.host_total
     if rung.measured_peak is not None and rung.measured_peak.value > host.value:
         host = rung.measured_peak
-    rate = machine.read_bytes_per_s
+    rate = read_bytes_per_s
     reading_s = rung.weight_bytes.value / rate.value
     budget = Figure(
         _BANDWIDTH_MARGIN * reading_s + rung.warmup_s.value,
@@ -52,11 +62,11 @@ def replica_needs(
     drain = Figure(min(whole_s, request_timeout_s), "s", FigureSource.GIVEN if is_cut else FigureSource.ROOFLINE, how)
     return ReplicaNeeds(
         memory_bytes=host,
-        num_cores=machine.num_cores,
+        num_cores=num_cores,
         startup_budget_s=budget,
         startup_s=rung.startup_s,
         drain_s=drain,
         num_accelerators=settings.num_devices if settings.is_gpu else 0,
-        accelerator=machine.accelerator.id if settings.is_gpu and machine.accelerator else "",
-        num_nodes=max(1, -(-settings.num_devices // max(1, machine.num_accelerators))) if settings.is_gpu else 1,
+        accelerator=accelerator if settings.is_gpu else "",
+        num_nodes=ceil(settings.num_devices / max(1, gpus_per_machine)) if settings.is_gpu else 1,
     )

@@ -102,14 +102,18 @@ def _check(request: PlanRequest) -> None:
 def _planned(rung: RungToPlan, found: Fit, request: PlanRequest, accelerators: Sequence[Accelerator]) -> PlannedRung:
     speed = plan_speed(rung, request, found.memory)
     tpot_ms = speed.tpot_ms.value if isinstance(speed, RungSpeed) and speed.tpot_ms.value else request.promise.tpot_ms
+    machine = request.machine
     needs = replica_needs(
         rung,
-        request.machine,
+        num_cores=machine.num_cores,
+        read_bytes_per_s=machine.read_bytes_per_s,
+        accelerator=machine.accelerator.id if machine.accelerator else "",
+        gpus_per_machine=machine.num_accelerators,
         tpot_ms=tpot_ms,
         request_timeout_s=request.request_timeout_s,
         memory=found.memory,
     )
-    suggested = () if found.is_fitting else changes(rung, request.machine, accelerators)
+    suggested = () if found.is_fitting else changes(rung, machine, accelerators)
     return PlannedRung(rung, found, speed, needs, suggested)
 
 

@@ -58,7 +58,8 @@ def step_model(rung: RungToPlan, machine: MachineToPlan, memory: MemoryPlan, eff
 def reached_efficiency(request: PlanRequest, memories: Sequence[MemoryPlan]) -> Figure:
     """The share of the roofline that measured rungs reach, for those that were not measured: the least of them.
 
-    The request's own where the user gave one, or nothing was measured.
+    The request's own where the user gave one, or nothing was measured. Above 1 where a measured rung beats the
+    roofline: then the machine's speed was measured too low, and the roofline of all rungs is corrected by as much.
     """
     if request.efficiency.source is FigureSource.GIVEN:
         return request.efficiency
@@ -68,7 +69,7 @@ def reached_efficiency(request: PlanRequest, memories: Sequence[MemoryPlan]) -> 
         if measured is not None:
             steps = step_model(rung, request.machine, memory, 1.0)
             best = operate(steps, measured.tokens, measured.concurrency).requests_per_s
-            reached.append((min(1.0, measured.goodput_requests_per_s / best), rung.name, measured, best))
+            reached.append((measured.goodput_requests_per_s / best, rung.name, measured, best))
     if not reached:
         return request.efficiency
     share, name, measured, best = min(reached, key=lambda one: one[0])
@@ -76,6 +77,8 @@ def reached_efficiency(request: PlanRequest, memories: Sequence[MemoryPlan]) -> 
         f"{name} was measured with {measured.goodput_requests_per_s:.4g} requests/s at {measured.concurrency} at a "
         f"time, where the roofline is {best:.4g}"
     )
+    if share > 1:
+        how += ": more than it, so the machine was busy when its speed was measured for this plan"
     return Figure(share, "of the roofline", FigureSource.MEASURED, how)
 
 
@@ -150,7 +153,8 @@ def _too_slow(rung: RungToPlan, request: PlanRequest, memory: MemoryPlan, held: 
         tokens = request.tokens.prompt + request.tokens.output
         reason = f"its cache holds {memory.kv_tokens.value:.0f} tokens, and one request has {tokens:g}"
         return TooSlow(rung.name, reason, is_beyond_roofline=True)
-    best = operate(step_model(rung, request.machine, memory, 1.0), request.tokens, 1)
+    bound = max(1.0, request.efficiency.value)
+    best = operate(step_model(rung, request.machine, memory, bound), request.tokens, 1)
     expected = operate(step_model(rung, request.machine, memory, request.efficiency.value), request.tokens, 1)
     is_beyond = not best.keeps(promise)
     shown = best if is_beyond else expected

@@ -161,6 +161,7 @@ def test_plan_impossible_slo_is_told_with_the_roofline(shape: str, capsys: pytes
         (["--prompt-tokens", "0"], "at least 1"),
         (["--output-tokens", "9000"], "do not fit the context"),
         (["--model-shape", "nowhere.json"], "nowhere.json is missing"),
+        (["--model-shape", "/proc"], "config.json is missing"),
         (["--set", "model.source=hf:org/name@main"], "planning downloads nothing"),
         (["--spare", "-1"], "-1 spare"),
     ],
@@ -174,3 +175,16 @@ def test_plan_bad_input_is_one_message_without_traceback(
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+def test_plan_config_that_is_damaged_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "damaged.json"
+    for content, message in (
+        ("{", "not JSON"),
+        (json.dumps({**LLAMA_70B, "num_hidden_layers": -1}), "`num_hidden_layers` is -1"),
+        (json.dumps({**LLAMA_70B, "num_attention_heads": 9000}), "do not fit a hidden size"),
+        (json.dumps({**LLAMA_70B, "max_position_embeddings": "8k"}), "`max_position_embeddings` is missing"),
+    ):
+        path.write_text(content)
+        assert main(["plan", "--model-shape", str(path), "--gpu", "b200"]) == 3
+        assert message in capsys.readouterr().err

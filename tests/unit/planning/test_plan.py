@@ -18,7 +18,7 @@ from lightship.planning.needs import replica_needs
 from lightship.planning.plan import plan
 from lightship.planning.records import MachineToPlan, PlanRequest, Prices, RungToPlan
 from lightship.planning.speed import RungSpeed, TooSlow
-from lightship.ports.deployment import Figure, FigureSource
+from lightship.ports.deployment import Figure, FigureSource, ReplicaNeeds
 
 GIB = 2**30
 ACCELERATORS = load_accelerators()
@@ -110,6 +110,16 @@ def test_plan_unmeasured_rung_reaches_what_measured_ones_do() -> None:
     other = both.rungs[1].speed
     assert isinstance(other, RungSpeed)
     assert other.goodput.source is FigureSource.ROOFLINE
+
+
+def test_plan_rung_that_beats_the_roofline_corrects_it() -> None:
+    assumed = replace(REQUEST, efficiency=Figure(0.5, "", FigureSource.ASSUMED, "rule"))
+    speed = plan(assumed).rungs[0].speed
+    assert isinstance(speed, RungSpeed)
+    load = MeasuredLoad(int(speed.places.value), 100.0, 20.0, speed.goodput.value * 3, 1.0, REQUEST.tokens)
+    found = plan(replace(assumed, rungs=(replace(RUNG, loads=(load,)),)))
+    assert found.efficiency.value == pytest.approx(1.5)
+    assert "the machine was busy" in found.efficiency.how
 
 
 def test_plan_efficiency_that_was_given_stays() -> None:
@@ -229,8 +239,22 @@ def test_plan_heads_that_do_not_divide_name_what_does() -> None:
     assert "1, 2, 4, 8, 16, 32" in str(error.value)
 
 
+def needs_on(
+    machine: MachineToPlan, rung: RungToPlan, *, tpot_ms: float, request_timeout_s: float = 600
+) -> ReplicaNeeds:
+    return replica_needs(
+        rung,
+        num_cores=machine.num_cores,
+        read_bytes_per_s=machine.read_bytes_per_s,
+        accelerator=machine.accelerator.id if machine.accelerator else "",
+        gpus_per_machine=machine.num_accelerators,
+        tpot_ms=tpot_ms,
+        request_timeout_s=request_timeout_s,
+    )
+
+
 def test_replica_needs_startup_budget_is_the_reading_twice_and_the_warm_up() -> None:
-    needs = replica_needs(RUNG, gpu("h100"), tpot_ms=10.0, request_timeout_s=600)
+    needs = needs_on(gpu("h100"), RUNG, tpot_ms=10.0)
     assert needs.startup_budget_s.value == 440  # 16 GB / 100 MB/s x 2 + 120 s
     assert needs.startup_s.value == 90
     assert needs.drain_s.value == pytest.approx(81.92)  # 8192 tokens x 10 ms
@@ -239,7 +263,7 @@ def test_replica_needs_startup_budget_is_the_reading_twice_and_the_warm_up() -> 
 
 def test_replica_needs_measured_peak_wins_where_it_is_more() -> None:
     rung = replace(RUNG, settings=OPENVINO, measured_peak=Figure(1e12, "B", FigureSource.MEASURED, "here"))
-    needs = replica_needs(rung, CPU, tpot_ms=1e3, request_timeout_s=60)
+    needs = needs_on(CPU, rung, tpot_ms=1e3, request_timeout_s=60)
     assert needs.memory_bytes.value == 1e12
     assert needs.drain_s.value == 60
     assert needs.num_accelerators == 0
@@ -247,4 +271,4 @@ def test_replica_needs_measured_peak_wins_where_it_is_more() -> None:
 
 def test_replica_needs_over_two_machines() -> None:
     rung = replace(RUNG, settings=replace(VLLM, tensor_parallel=8, pipeline_parallel=2))
-    assert replica_needs(rung, gpu("h100", 8), tpot_ms=10, request_timeout_s=600).num_nodes == 2
+    assert needs_on(gpu("h100", 8), rung, tpot_ms=10).num_nodes == 2

@@ -29,9 +29,7 @@ def machine_of(args: argparse.Namespace, hardware: Hardware, *, working_set_byte
     Raises: UsageError: an unknown accelerator, or figures that make no sense.
     Effects: where bandwidth or arithmetic of this machine are needed, measures them with all cores for some seconds.
     """
-    read = _given(args.read_rate, 1e6, "B/s", "--read-rate") or Figure(
-        _READ_BYTES_PER_S, "B/s", FigureSource.ASSUMED, "100 MB/s, a slow volume (--read-rate)"
-    )
+    read = _given(args.read_rate, 1e6, "B/s", "--read-rate") or slow_read_rate()
     memory = _memory(args, hardware)
     cores = _given(args.cores, 1.0, "cores", "--cores") or Figure(
         hardware.usable_cores, "cores", FigureSource.MEASURED, "cores this process may use here"
@@ -58,6 +56,11 @@ def machine_of(args: argparse.Namespace, hardware: Hardware, *, working_set_byte
         flops=by_arithmetic,
         read_bytes_per_s=read,
     )
+
+
+def slow_read_rate() -> Figure:
+    """At which weights are taken to be read where nobody says better."""
+    return Figure(_READ_BYTES_PER_S, "B/s", FigureSource.ASSUMED, "100 MB/s, a slow volume (--read-rate)")
 
 
 def _gpu_machine(

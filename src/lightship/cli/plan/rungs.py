@@ -23,7 +23,7 @@ from lightship.compression.feasibility.support_table import ENGINE_OF_FORMAT
 from lightship.compression.recipes import choose_recipes, with_own_recipes
 from lightship.compression.search.precision import expected_shape, stored_bits
 from lightship.compression.steps.registry import formats_along
-from lightship.errors import CheckpointError, UsageError
+from lightship.errors import CheckpointError, EngineError, UsageError
 from lightship.evaluation.performance.protocol import PROTOCOLS
 from lightship.evaluation.performance.records import Slo
 from lightship.planning.latency import MeasuredLoad, Promise, Tokens
@@ -50,14 +50,12 @@ def rungs_of(
     if args.engine is not None and args.engine not in ENGINES:
         raise UsageError(f"there is no engine {args.engine!r}", where="--engine", hint=f"Known: {', '.join(ENGINES)}.")
     if args.model_shape is not None or args.gpu is not None or args.engine is not None or args.bits is not None:
-        path = args.model_shape or _config_of(spec)
-        config = read_json_object(path)
-        return _by_bits(args, spec, config, machine), []
+        return _by_bits(args, spec, _read_config(args.model_shape or _config_of(spec)), machine), []
     return _by_recipe(spec, promise, machine, around)
 
 
 def _by_bits(args: argparse.Namespace, spec: Spec, config: dict[str, Any], machine: Machine) -> tuple[RungToPlan, ...]:
-    shape, context = read_model_shape(_text_config(config)), _context_length(_text_config(config))
+    shape, context = _shape(config), _context_length(config)
     engine = args.engine or ("vllm" if args.gpu is not None else "openvino")
     settings = engine_settings(
         spec,
@@ -78,7 +76,7 @@ def _by_bits(args: argparse.Namespace, spec: Spec, config: dict[str, Any], machi
 def _by_recipe(
     spec: Spec, promise: Promise, machine: Machine, around: Surroundings
 ) -> tuple[tuple[RungToPlan, ...], list[str]]:
-    config = read_json_object(_config_of(spec))
+    config = _read_config(_config_of(spec))
     has_student = isinstance(spec.model.source, BuiltinSource) and bool(builtin_students(spec.model.source.name))
     recipes = choose_recipes(spec.variants, has_student=has_student, known=with_own_recipes(spec.recipes))
     built = {v.manifest.name: v for v in around.store.ls() if v.manifest.model_name == spec.model.name}
@@ -89,7 +87,7 @@ def _by_recipe(
         rung = (
             _expected(recipe, spec, config, machine)
             if variant is None
-            else _stored(variant, spec, promise, machine, around)
+            else stored_rung(variant, spec, promise, machine, around)
         )
         if rung is None:
             notes.append(f"{recipe.name} is not built, and its bytes cannot be told before.")
@@ -104,7 +102,7 @@ def _by_recipe(
 def _expected(recipe: Recipe, spec: Spec, config: dict[str, Any], machine: Machine) -> RungToPlan | None:
     """A variant that is not there yet, by the bytes its recipe stores; None where they cannot be told."""
     engine = ENGINE_OF_FORMAT[formats_along(recipe, WeightFormat.SAFETENSORS)[-1]]
-    bits, shape = stored_bits(recipe, engine), expected_shape(recipe, read_model_shape(config))
+    bits, shape = stored_bits(recipe, engine), expected_shape(recipe, _shape(config))
     if bits is None or shape is None:
         return None
     how = f"not built: {shape.num_weights} weights at {bits.blocks:.3g} bits"
@@ -115,19 +113,27 @@ def _expected(recipe: Recipe, spec: Spec, config: dict[str, Any], machine: Machi
     return _rung(recipe.name, shape, weights, settings=settings)
 
 
-def _stored(variant: Variant, spec: Spec, promise: Promise, machine: Machine, around: Surroundings) -> RungToPlan:
+def stored_rung(variant: Variant, spec: Spec, promise: Promise, machine: Machine, around: Surroundings) -> RungToPlan:
+    """A variant of the store under the spec's settings, with what was measured of it on such a machine.
+
+    Effects: reads its `config.json` and the measurements.
+    """
     manifest = variant.manifest
     engine = ENGINE_OF_FORMAT[manifest.weight_format]
     settings = engine_settings(
         spec, engine, context_length=manifest.context_length, instruction_set=machine.instruction_set
     )
-    target = worker_setup(spec, variant, around).target
-    store = MeasurementStore(measurement_path(around.home))
-    figures = store.find(variant_digest=manifest.digest, target=target, machine=machine.fingerprint)
+    try:
+        target = worker_setup(spec, variant, around).target
+    except EngineError:  # it is not installed here, so nothing was measured with it as it would be
+        figures = []
+    else:
+        store = MeasurementStore(measurement_path(around.home))
+        figures = store.find(variant_digest=manifest.digest, target=target, machine=machine.fingerprint)
     how = f"{format_bytes(manifest.weight_bytes)} in the manifest of {manifest.short_digest}"
     return _rung(
         manifest.name,
-        read_model_shape(read_json_object(variant.folder / "config.json")),
+        _shape(_read_config(variant.folder / "config.json")),
         Figure(manifest.weight_bytes, "B", FigureSource.MANIFEST, how),
         settings=settings,
         figures=figures,
@@ -221,9 +227,28 @@ def _config_of(spec: Spec) -> Path:
     )
 
 
-def _text_config(config: dict[str, Any]) -> dict[str, Any]:
+def _read_config(path: Path) -> dict[str, Any]:
+    """The text model's part of a `config.json`; `path` may be the folder with it.
+
+    Raises: CheckpointError: it cannot be read.
+    """
+    if path.is_dir():
+        path = path / "config.json"
+    try:
+        config = read_json_object(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", where=str(path)) from error
     inner = config.get("text_config")
     return {**config, **inner} if isinstance(inner, dict) else config
+
+
+def _shape(config: dict[str, Any]) -> ModelShape:
+    """The shape. Raises: CheckpointError: it states none, or one without a width."""
+    shape = read_model_shape(config)
+    if shape.head_dim < 1:
+        what = f"{shape.num_heads} attention heads do not fit a hidden size of {shape.hidden_size}"
+        raise CheckpointError(what, where="config.json", hint="Complete config.json from the model's origin.")
+    return shape
 
 
 def _context_length(config: dict[str, Any]) -> int:
