@@ -188,3 +188,13 @@ def test_plan_config_that_is_damaged_is_one_message(tmp_path: Path, capsys: pyte
         path.write_text(content)
         assert main(["plan", "--model-shape", str(path), "--gpu", "b200"]) == 3
         assert message in capsys.readouterr().err
+
+
+def test_plan_engine_without_kernels_for_the_model_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "small.json"
+    # 8 heads of 16: vLLM on a CPU has none of that size
+    path.write_text(json.dumps({**LLAMA_70B, "hidden_size": 128, "num_attention_heads": 8}))
+    assert main(["plan", "--model-shape", str(path), "--engine", "vllm", "--bandwidth", "50", "--tflops", "1"]) == 2
+    assert "no kernels for heads of 16" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from lightship.cli.plan.rungs import rungs_of
 from lightship.cli.plan.tables import hardware_json, plan_json, print_explanation, print_hardware, print_plan
 from lightship.cli.prepare import surroundings
 from lightship.compression.machine_speed import measure_machine_speed
-from lightship.errors import UsageError
+from lightship.errors import ToolchainError, UsageError
 from lightship.evaluation.cost.break_even import break_even
 from lightship.evaluation.cost.hourly import hourly_price
 from lightship.evaluation.cost.per_token import Throughput, TokenRate
@@ -86,8 +86,12 @@ def _unmeasured(rungs: tuple[RungToPlan, ...]) -> tuple[tuple[RungToPlan, ...], 
 
 
 def _show_hardware(args: argparse.Namespace, hardware: Hardware) -> int:
-    speed = measure_machine_speed(working_set_bytes=_WORKING_SET_BYTES)
-    hardware = replace(hardware, bandwidth_bytes_per_s=speed.bandwidth_bytes_per_s, flops_per_s=speed.flops_per_s)
+    try:
+        speed = measure_machine_speed(working_set_bytes=_WORKING_SET_BYTES)
+    except ToolchainError as error:  # numpy comes with the extra that engines need; the rest is told without it
+        sys.stderr.write(f"{error}\n")
+    else:
+        hardware = replace(hardware, bandwidth_bytes_per_s=speed.bandwidth_bytes_per_s, flops_per_s=speed.flops_per_s)
     if args.json:
         sys.stdout.write(hardware_json(hardware))
     else:

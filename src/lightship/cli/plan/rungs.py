@@ -15,6 +15,7 @@ from lightship.artifacts.model_shape import ModelShape, read_model_shape
 from lightship.artifacts.roofline import WeightBits, weight_bytes
 from lightship.artifacts.sources.builtin import builtin_checkpoint, builtin_students
 from lightship.cli.optimize.costs import USUAL_STARTUP_S
+from lightship.cli.plan.servable import servable
 from lightship.cli.plan.settings import ENGINES, engine_settings
 from lightship.cli.prepare import Surroundings
 from lightship.cli.variant_worker import STARTUP_WARMUP_S
@@ -57,12 +58,13 @@ def rungs_of(
 def _by_bits(args: argparse.Namespace, spec: Spec, config: dict[str, Any], machine: Machine) -> tuple[RungToPlan, ...]:
     shape, context = _shape(config), _context_length(config)
     engine = args.engine or ("vllm" if args.gpu is not None else "openvino")
+    on_gpu = args.gpu is not None
+    if not on_gpu or engine == "vllm":  # others are refused there by the planner itself
+        found = servable(engine, shape, spec=spec, machine=machine, on_gpu=on_gpu, config=config)
+        if not found.is_feasible:
+            raise UsageError(f"{engine} cannot run it: {found.reason}", where="--engine", hint=found.nearest)
     settings = engine_settings(
-        spec,
-        engine,
-        context_length=context,
-        instruction_set=machine.instruction_set,
-        on_gpu=args.gpu is not None,
+        spec, engine, context_length=context, instruction_set=machine.instruction_set, on_gpu=on_gpu
     )
     rungs = []
     for bits in _bits(args.bits or _DEFAULT_BITS):
@@ -83,6 +85,10 @@ def _by_recipe(
     rungs: list[RungToPlan] = []
     notes: list[str] = []
     for recipe in recipes:
+        refusal = _refusal(recipe, spec, config, machine)
+        if refusal:
+            notes.append(f"{recipe.name} cannot be served here: {refusal}.")
+            continue
         variant = built.get(recipe.name)
         rung = (
             _expected(recipe, spec, config, machine)
@@ -97,6 +103,12 @@ def _by_recipe(
         else:
             rungs.append(rung)
     return tuple(rungs), notes
+
+
+def _refusal(recipe: Recipe, spec: Spec, config: dict[str, Any], machine: Machine) -> str:
+    """Why the engine of the recipe's format cannot execute it; "" where it can."""
+    engine = ENGINE_OF_FORMAT[formats_along(recipe, WeightFormat.SAFETENSORS)[-1]]
+    return servable(engine, _shape(config), spec=spec, machine=machine, on_gpu=False, recipe=recipe).reason
 
 
 def _expected(recipe: Recipe, spec: Spec, config: dict[str, Any], machine: Machine) -> RungToPlan | None:
