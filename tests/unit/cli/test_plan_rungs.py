@@ -92,6 +92,7 @@ def variant(tmp_path: Path) -> Variant:
         "num_key_value_heads": 2,
         "num_hidden_layers": 2,
         "vocab_size": 100,
+        "max_position_embeddings": 1000,
         "intermediate_size": 128,
     }
     (folder / "config.json").write_text(json.dumps(shape))
