@@ -1,10 +1,11 @@
 """Writes a checkpoint with random weights in the shape of a 0.5B-parameter model: for speed, never for quality.
 
-    TOOLCHAIN_PYTHON benchmarks/random_model.py FOLDER
+    TOOLCHAIN_PYTHON benchmarks/random_model.py FOLDER [LAYERS]
 
 Runs in the toolchain `openvino-convert` (needs torch, transformers, tokenizers). The shape is that of Qwen2-0.5B
 (24 layers, hidden 896, 14 query and 2 key-value heads of 64, FFN 4,864, vocabulary 151,936, tied) under the Llama
-architecture. The tokenizer knows every id, so that each generated token becomes text as with a real model.
+architecture; fewer LAYERS make a smaller one. The tokenizer knows every id, so that each generated token becomes text
+as with a real model.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ def write_tokenizer(folder: Path) -> None:
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     special = ["<|pad|>", "<|begin|>", "<|end|>"]
-    words = [*special, *alphabet]
+    words = [*special, *alphabet, "QQ"]  # one merge, for llama.cpp reads no tokenizer without any
     vocabulary = {word: index for index, word in enumerate(words)}
     for index in range(len(words), VOCAB_SIZE):
         vocabulary[f"Ġw{index}"] = index  # "Ġ" stands for a space in byte-level vocabularies
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("Q", "Q")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(special)
@@ -61,7 +62,8 @@ def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    config = LlamaConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0, dtype=torch.bfloat16, **SHAPE)
+    shape = {**SHAPE, "num_hidden_layers": int(sys.argv[2]) if len(sys.argv) > 2 else SHAPE["num_hidden_layers"]}
+    config = LlamaConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0, dtype=torch.bfloat16, **shape)
     model = LlamaForCausalLM(config).to(torch.bfloat16)
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
     model.save_pretrained(folder)

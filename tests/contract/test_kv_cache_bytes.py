@@ -11,7 +11,7 @@ from lightship.artifacts.model_config import read_model_config
 from lightship.engines.openvino.config import KvCachePrecision, OpenVinoWorkerConfig
 from lightship.engines.openvino.model_info import kv_cache_bytes_per_token
 from lightship.engines.openvino.runtime import device_properties
-from lightship.evaluation.memory import kv_bytes_per_token, openvino_kv_storage
+from lightship.planning.kv_cache import kv_bytes_per_token, openvino_kv_storage
 
 pytestmark = pytest.mark.local
 

@@ -1,7 +1,7 @@
 """Entry point of `lightship`: parses the command line, runs one command, turns errors into one message.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or spec, 3 checkpoint, 4 store, 5 toolchain, 6 engine, 7 network,
-8 measurement, 130 stopped by Ctrl-C. `evaluate` with gates: 0 pass, 1 fail, 2 undecided.
+8 measurement, 130 stopped by Ctrl-C. `evaluate` with gates: 0 pass, 1 fail, 2 undecided. `plan`: 1 not possible.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lightship.cli.key_commands import add_key_commands
 from lightship.cli.measurement_commands import add_measurement_commands
 from lightship.cli.model_commands import add_model_commands
 from lightship.cli.optimize.command import add_optimize_command
+from lightship.cli.plan.command import add_plan_command
 from lightship.cli.recipe_commands import add_recipe_commands
 from lightship.cli.simulated_command import add_serve_simulated_command
 from lightship.cli.spec_commands import add_spec_commands
@@ -41,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="topic", required=True, metavar="COMMAND")
     add_model_commands(subparsers)
     add_optimize_command(subparsers)
+    add_plan_command(subparsers)
     add_gateway_command(subparsers)
     add_deploy_commands(subparsers)
     add_key_commands(subparsers)

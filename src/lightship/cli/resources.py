@@ -12,20 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from lightship.artifacts.machine import Machine
-from lightship.artifacts.model_config import ModelConfig, read_model_config
+from lightship.artifacts.model_config import read_json_object
+from lightship.artifacts.model_shape import ModelShape, read_model_shape
 from lightship.errors import CheckpointError, MeasurementError
 from lightship.evaluation.cost.from_measurements import cost_figures
 from lightship.evaluation.cost.prices import load_prices, utc_day
 from lightship.evaluation.energy import POWERCAP, EnergyMeter, NvmlEnergy, RaplPackages
-from lightship.evaluation.memory import (
-    MemoryEstimate,
-    estimate_memory,
-    kv_bytes_per_token,
-    openvino_kv_storage,
-    weight_bits_per_parameter,
-)
+from lightship.evaluation.memory import weight_bits_per_parameter
 from lightship.evaluation.nvml import Unavailable, UsedMemory, nvml_devices
 from lightship.evaluation.resource_figures import ResourceFigures
+from lightship.planning.kv_cache import kv_bytes_per_token, openvino_kv_storage
+from lightship.planning.memory import EngineSettings, MemoryPlan, plan_memory
 from lightship.ports.clock import Clock
 from lightship.ports.measurements import Measurement, Metric, Target
 from lightship.ports.variants import Variant
@@ -107,17 +104,16 @@ def memory_figures(
     except MeasurementError as error:
         notes.append(_sentence(f"No bits per weight of {variant.manifest.name}: {error}"))
     try:
-        model = read_model_config(variant.folder / "config.json")
+        model = read_model_shape(read_json_object(variant.folder / "config.json"))
         kv_bytes = _kv_bytes_per_token(model, target)
         precision = str(target.settings.get("kv_cache_precision"))
         shape = {"num_layers": model.num_layers, "num_kv_heads": model.num_kv_heads, "head_dim": model.head_dim}
         kv_details = {name: float(count) for name, count in shape.items()}
         figures.append(figure(Metric.KV_BYTES_PER_TOKEN, kv_bytes, f"kv-formula-1/{precision}", kv_details))
         estimate = _estimate(model, variant, target)
+        total_bytes = estimate.host_total.value
         estimated = _estimate_details(estimate, kv_bytes, peak_rss_bytes)
-        figures.append(
-            figure(Metric.ESTIMATED_MEMORY_BYTES, estimate.total_bytes, "memory-sum-1/full-cache", estimated)
-        )
+        figures.append(figure(Metric.ESTIMATED_MEMORY_BYTES, total_bytes, "memory-sum-2/full-cache", estimated))
     except (CheckpointError, MeasurementError) as error:
         notes.append(_sentence(f"No memory estimate of {variant.manifest.name}: {error}"))
     return ResourceFigures(tuple(figures), tuple(notes))
@@ -138,7 +134,7 @@ def _sentence(text: str) -> str:
     return f"{text.rstrip('.')}."
 
 
-def _kv_bytes_per_token(model: ModelConfig, target: Target) -> float:
+def _kv_bytes_per_token(model: ModelShape, target: Target) -> float:
     if target.engine != "openvino":
         raise MeasurementError(f"it is not known how {target.engine} stores keys and values")
     precision = str(target.settings.get("kv_cache_precision", "auto"))
@@ -146,33 +142,39 @@ def _kv_bytes_per_token(model: ModelConfig, target: Target) -> float:
     return kv_bytes_per_token(model, storage)
 
 
-def _estimate(model: ModelConfig, variant: Variant, target: Target) -> MemoryEstimate:
+def _estimate(model: ModelShape, variant: Variant, target: Target) -> MemoryPlan:
     def setting(name: str) -> int:
         value = target.settings.get(name)
         if type(value) is not int:
             raise MeasurementError(f"the target does not say {name}")
         return value
 
-    return estimate_memory(
-        model,
-        weight_bytes=variant.manifest.weight_bytes,
+    max_sequences = setting("max_sequences")
+    settings = EngineSettings(
+        engine=target.engine,
         kv_cache_bytes=setting("kv_cache_bytes"),
-        max_batched_tokens=setting("max_batched_tokens"),
-        max_sequences=setting("max_sequences"),
+        kv_cache_type=str(target.settings.get("kv_cache_precision", "auto")),
+        context_length=variant.manifest.context_length,
+        max_sequences=max_sequences,
+        step_tokens=max(setting("max_batched_tokens"), max_sequences),
+        device=target.device,
+        instruction_set=target.instruction_set,
     )
+    return plan_memory(model, variant.manifest.weight_bytes, settings)
 
 
-def _estimate_details(estimate: MemoryEstimate, kv_bytes: float, peak_rss_bytes: float | None) -> dict[str, float]:
+def _estimate_details(estimate: MemoryPlan, kv_bytes: float, peak_rss_bytes: float | None) -> dict[str, float]:
+    parts = estimate.host
     details = {
-        "weight_bytes": estimate.weight_bytes,
-        "kv_cache_bytes": estimate.kv_cache_bytes,
-        "kv_cache_tokens": estimate.kv_cache_bytes // kv_bytes,
-        "activation_bytes": estimate.activation_bytes,
-        "runtime_bytes": estimate.runtime_bytes,
+        "weight_bytes": parts["weights"].value,
+        "kv_cache_bytes": parts["kv_cache"].value,
+        "kv_cache_tokens": parts["kv_cache"].value // kv_bytes,
+        "activation_bytes": parts["activations"].value,
+        "runtime_bytes": parts["code"].value,
     }
     if peak_rss_bytes:
         details["measured_peak_bytes"] = peak_rss_bytes
-        details["residual_bytes"] = estimate.residual_bytes(peak_rss_bytes)
+        details["residual_bytes"] = peak_rss_bytes - estimate.host_total.value
     return {name: float(value) for name, value in details.items()}
 
 

@@ -18,7 +18,7 @@ from lightship.spec.document import Spec
 _FIRST_TOKEN_TIMEOUT_S = 60.0
 # Loading is bounded by the disk; half of a slow one's speed, plus time for imports and graph compilation. vLLM compiles
 # for a minute or two on two cores.
-_STARTUP_BASE_S = {"openvino": 60.0, "vllm": 420.0, "llamacpp": 60.0}
+STARTUP_WARMUP_S = {"openvino": 60.0, "vllm": 420.0, "llamacpp": 60.0}
 _STARTUP_BYTES_PER_S = 50e6
 _DRAIN_TIMEOUT_S = 5.0
 
@@ -39,7 +39,7 @@ class StartedWorker:
 
 def startup_budget_s(variant: Variant, engine: str = "openvino") -> float:
     """How long a worker of this variant may take to become ready."""
-    return _STARTUP_BASE_S[engine] + variant.manifest.num_bytes / _STARTUP_BYTES_PER_S
+    return STARTUP_WARMUP_S[engine] + variant.manifest.num_bytes / _STARTUP_BYTES_PER_S
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from lightship.compression.roofline import MachineSpeed
+from lightship.artifacts.roofline import MachineSpeed
 from lightship.errors import ToolchainError
 
 _NUM_REPEATS = 5

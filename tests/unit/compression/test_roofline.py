@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightship.compression.machine_speed import arithmetic_ratio, measure_machine_speed
-from lightship.compression.model_shape import ModelShape, read_model_shape
-from lightship.compression.roofline import (
+from lightship.artifacts.model_shape import ModelShape, read_model_shape
+from lightship.artifacts.roofline import (
     Load,
     MachineSpeed,
     WeightBits,
@@ -21,6 +20,7 @@ from lightship.compression.roofline import (
     prefill_s,
     weight_bytes,
 )
+from lightship.compression.machine_speed import arithmetic_ratio, measure_machine_speed
 from lightship.errors import CheckpointError
 
 # Two layers; attention 4 x 4 x 4 = 64 weights, FFN 3 x 4 x 8 = 96, so 320 in blocks; embedding 10 x 4 = 40.

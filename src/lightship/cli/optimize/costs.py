@@ -18,7 +18,7 @@ from lightship.evaluation.performance.protocol import PerformanceProtocol
 from lightship.ports.variants import RecipeStep
 
 # Seconds from the start of a worker to its first token, measured here with small models; vLLM compiles first.
-_STARTUP_S = {"openvino": 3.0, "vllm": 90.0, "llamacpp": 3.0}
+USUAL_STARTUP_S = {"openvino": 3.0, "vllm": 90.0, "llamacpp": 3.0}
 # Seconds that a warm package index needs for a toolchain of a few gigabytes; llama.cpp is compiled.
 _INSTALL_S, _COMPILE_S = 90.0, 400.0
 # Seconds of a step that cannot be estimated before the one above it is made; copies take none.
@@ -57,7 +57,7 @@ class CostModel:
         steps_s = [_duration_s(step, plan) for step, plan in zip(steps, plans, strict=True)]
         if steps_s:
             steps_s[0] += self._installation_s(candidate.engine, plans)
-        startup_s = _STARTUP_S[candidate.engine]
+        startup_s = USUAL_STARTUP_S[candidate.engine]
         load_s = self.protocol.num_runs * (
             startup_s + len(self.protocol.concurrencies) * (2.0 + self.protocol.duration_s)
         )

@@ -13,6 +13,7 @@ from lightship.artifacts.home import measurement_path
 from lightship.artifacts.machine import Machine, this_machine
 from lightship.artifacts.measurements import MeasurementStore
 from lightship.artifacts.model_config import read_json_object
+from lightship.artifacts.roofline import Load
 from lightship.cli.ladder_table import print_ladder
 from lightship.cli.load_tasks import load_tasks
 from lightship.cli.optimize.arguments import SearchOptions, search_options
@@ -25,7 +26,6 @@ from lightship.cli.prepare import ResolvedModel, Surroundings, build_context, re
 from lightship.compression.build import BuildContext
 from lightship.compression.machine_speed import measure_machine_speed
 from lightship.compression.recipes import REFERENCE_RECIPE, with_own_recipes
-from lightship.compression.roofline import Load
 from lightship.compression.search.candidates import VARIATIONS, EngineOffer, Premises, propose_candidates
 from lightship.compression.search.records import ActionKind, Candidate, Fate, Rules, SearchSetup, SearchState, Stage
 from lightship.compression.search.search import Standing, advance, record, standing, start

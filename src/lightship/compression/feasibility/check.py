@@ -14,6 +14,7 @@ from typing import Any
 from lightship.artifacts.architectures import CONVERTIBLE_ARCHITECTURES, nearest_architectures
 from lightship.artifacts.checkpoint import Checkpoint
 from lightship.artifacts.machine import Machine
+from lightship.artifacts.model_shape import ModelShape, read_model_shape
 from lightship.compression.feasibility.alternatives import suggest
 from lightship.compression.feasibility.demands import Demand, Options, recipe_demands, settings_demands
 from lightship.compression.feasibility.support_table import (
@@ -29,7 +30,6 @@ from lightship.compression.feasibility.support_table import (
     support_table,
 )
 from lightship.compression.feasibility.verdicts import Feasibility, feasible, first_refusal, refusal_of, refused
-from lightship.compression.model_shape import ModelShape, read_model_shape
 from lightship.compression.recipes import PRESETS
 from lightship.compression.steps.registry import find_step
 from lightship.errors import SpecError

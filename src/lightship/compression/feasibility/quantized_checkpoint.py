@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightship.artifacts.machine import Machine
+from lightship.artifacts.model_shape import ModelShape, read_model_shape
 from lightship.compression.feasibility.check import Surroundings, check_demand, check_heads, check_widths
 from lightship.compression.feasibility.demands import Demand, Options
 from lightship.compression.feasibility.support_table import (
@@ -21,7 +22,6 @@ from lightship.compression.feasibility.support_table import (
     support_table,
 )
 from lightship.compression.feasibility.verdicts import Feasibility, feasible, first_refusal, refused
-from lightship.compression.model_shape import ModelShape, read_model_shape
 from lightship.compression.recipes import PRESETS
 from lightship.errors import UsageError
 from lightship.ports.variants import Recipe, WeightFormat

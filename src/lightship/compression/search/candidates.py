@@ -8,13 +8,13 @@ from typing import Any
 
 from lightship.artifacts.checkpoint import Checkpoint
 from lightship.artifacts.machine import Machine
+from lightship.artifacts.model_shape import ModelShape, read_model_shape
+from lightship.artifacts.roofline import Load, MachineSpeed, Roofline, estimate_speed
 from lightship.compression.feasibility.servable import check_servable
 from lightship.compression.feasibility.support_table import ENGINE_OF_FORMAT
 from lightship.compression.feasibility.verdicts import Feasibility, refusal_of, refused
 from lightship.compression.machine_speed import arithmetic_ratio
-from lightship.compression.model_shape import ModelShape, read_model_shape
 from lightship.compression.recipes import SOURCES
-from lightship.compression.roofline import Load, MachineSpeed, Roofline, estimate_speed
 from lightship.compression.search.precision import (
     expected_shape,
     family_of,

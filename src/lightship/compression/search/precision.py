@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from lightship.compression.model_shape import ModelShape
-from lightship.compression.roofline import WeightBits
+from lightship.artifacts.model_shape import ModelShape
+from lightship.artifacts.roofline import WeightBits
 from lightship.compression.search.records import Tier
 from lightship.ports.variants import Recipe, RecipeStep
 

@@ -11,8 +11,8 @@ from enum import IntEnum, StrEnum
 
 import msgspec
 
+from lightship.artifacts.roofline import Roofline
 from lightship.compression.feasibility.verdicts import Feasibility
-from lightship.compression.roofline import Roofline
 from lightship.errors import UsageError
 from lightship.ports.variants import Recipe
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from lightship.compression.roofline import Roofline
+from lightship.artifacts.roofline import Roofline
 from lightship.compression.search.records import Budget, Proposal, QualityFigures
 from lightship.units import format_bytes
 

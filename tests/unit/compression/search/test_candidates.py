@@ -7,8 +7,8 @@ from typing import Any
 
 from tests.unit.compression.feasibility.subjects import AVX2, AVX512, CHECKPOINT, CONFIG
 
+from lightship.artifacts.roofline import Load, MachineSpeed
 from lightship.compression.recipes import PRESETS
-from lightship.compression.roofline import Load, MachineSpeed
 from lightship.compression.search.candidates import VARIATIONS, EngineOffer, Premises, propose_candidates
 from lightship.compression.search.records import Candidate, CostEstimates, Proposal, Tier
 from lightship.ports.variants import Recipe, RecipeStep, WeightFormat

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lightship.compression.model_shape import ModelShape
+from lightship.artifacts.model_shape import ModelShape
+from lightship.artifacts.roofline import WeightBits
 from lightship.compression.recipes import PRESETS
-from lightship.compression.roofline import WeightBits
 from lightship.compression.search.precision import (
     expected_shape,
     family_of,

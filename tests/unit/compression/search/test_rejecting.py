@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.unit.compression.search.world import proposal, share
 
-from lightship.compression.roofline import Roofline
+from lightship.artifacts.roofline import Roofline
 from lightship.compression.search.records import Budget, Proposal, QualityFigures
 from lightship.compression.search.rejecting import (
     agreement_limit,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lightship.compression.model_shape import ModelShape
+from lightship.artifacts.model_shape import ModelShape
 
 _MS = 1000.0
 
