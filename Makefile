@@ -16,7 +16,7 @@ test-fast: $(VENV)/.dev-ready  ## the tests that start no engine and are quick b
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not local and not toolchain and not slow"
 
 test-toolchains: $(VENV)/.dev-ready  ## the tests with llm-compressor, vLLM, llama.cpp ... (8 GB are installed first)
-	$(BIN)/python -m pytest -m toolchain tests/toolchain
+	$(BIN)/python -m pytest -m toolchain tests/toolchain tests/contract
 
 contract: $(VENV)/.dev-ready  ## the same checks on every engine, as real processes (vLLM and llama.cpp are installed first)
 	$(BIN)/python -m pytest tests/contract/test_engines.py
