@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 from lightship.artifacts.checkpoint import Checkpoint
 from lightship.artifacts.machine import this_machine
+from lightship.artifacts.model_config import read_json_object
+from lightship.artifacts.model_shape import read_model_shape
 from lightship.cli.deploy.ladder import ChosenRung
+from lightship.cli.plan.settings import engine_settings
 from lightship.errors import SpecError
+from lightship.planning.memory import plan_memory
 from lightship.ports.deployment import Figure, FigureSource, ReplicaNeeds
 from lightship.ports.measurements import Metric
 from lightship.spec.deploy_platforms import named
@@ -20,11 +24,12 @@ _GIB = 2**30
 # captures graphs.
 _WARM_UP_S = {"openvino": 60.0, "vllm": 420.0, "llamacpp": 60.0}
 _WARM_UP_ON_GPU_S = 120.0
-# Of interpreter, libraries and activations, beside weights and KV cache.
+# Of interpreter, libraries and activations, beside weights and KV cache, where the planner has nothing to go by.
 _OVERHEAD_BYTES = {"openvino": _GIB, "vllm": 4 * _GIB, "llamacpp": _GIB // 2}
+# Of llama.cpp's sequences together, where the shape of the model is not known.
+_UNKNOWN_LLAMACPP_CACHE_BYTES = 2.0 * _GIB
 # A limit that is met kills the process, so it lies above the most that was seen.
 _MEMORY_MARGIN = 1.2
-_KV_BYTES_PER_ELEMENT = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 _GATEWAY_PROCESS_BYTES = 256 * 2**20
 _GATEWAY_STARTUP_S = 30.0
 
@@ -101,14 +106,22 @@ def memory_of(spec: Spec, rung: ChosenRung, weights: Figure, checkpoint: Checkpo
         f" + {format_bytes(scoring)} for a second copy of the weights, on which prompts are scored" if scoring else ""
     )
     peak = rung.figure(Metric.PEAK_RSS_BYTES)
-    if peak is not None and not on_gpu:
-        highest = peak.interval.high if peak.interval else peak.value
-        # OpenVINO and vLLM touch the pages of their cache as it fills, and no short load fills it
-        cache = 0.0 if rung.engine == "llamacpp" else _kv_cache_bytes(spec, rung, checkpoint)[0]
+    measured = 0.0 if peak is None or on_gpu else peak.interval.high if peak.interval else peak.value
+    planned = None if on_gpu else planned_memory(spec, rung, weights, checkpoint)
+    if planned is not None:
+        # what a short load took is no bound: caches fill, and OpenVINO keeps memory for each size of step
+        more = f"; {format_bytes(measured)} were measured at most" if measured else ""
+        how = f"{format_bytes(max(measured, planned.value))} x {_MEMORY_MARGIN:g}{second}: {planned.how}{more}"
+        return Figure(max(measured, planned.value) * _MEMORY_MARGIN + scoring, "B", planned.source, how)
+    # llama.cpp's is filled at its start, so what was measured has it
+    cache = 0.0 if on_gpu or rung.engine == "llamacpp" else float(getattr(spec.engines, rung.engine).kv_cache_size)
+    if measured:
         more = f" + KV cache {format_bytes(cache)}, which a load that is longer may fill" if cache else ""
-        how = f"{format_bytes(highest)} measured at most x {_MEMORY_MARGIN:g}{more}{second}"
-        return Figure(highest * _MEMORY_MARGIN + cache + scoring, "B", FigureSource.MEASURED, how)
-    cache, cache_how = (0.0, "KV cache on the GPU") if on_gpu else _kv_cache_bytes(spec, rung, checkpoint)
+        how = f"{format_bytes(measured)} measured at most x {_MEMORY_MARGIN:g}{more}{second}"
+        return Figure(measured * _MEMORY_MARGIN + cache + scoring, "B", FigureSource.MEASURED, how)
+    if rung.engine == "llamacpp" and not on_gpu:
+        cache = _UNKNOWN_LLAMACPP_CACHE_BYTES
+    cache_how = f"KV cache {format_bytes(cache)}" if cache else "KV cache on the GPU"
     overhead = _OVERHEAD_BYTES[rung.engine]
     total = (weights.value + cache + overhead) * _MEMORY_MARGIN + scoring
     how = (
@@ -118,22 +131,22 @@ def memory_of(spec: Spec, rung: ChosenRung, weights: Figure, checkpoint: Checkpo
     return Figure(total, "B", FigureSource.ASSUMED, how)
 
 
-def _kv_cache_bytes(spec: Spec, rung: ChosenRung, checkpoint: Checkpoint | None) -> tuple[float, str]:
-    """The KV cache in host memory, with its arithmetic. llama.cpp has one for each sequence, the others one for all."""
-    if rung.engine != "llamacpp":
-        size: int = getattr(spec.engines, rung.engine).kv_cache_size
-        return float(size), f"KV cache {format_bytes(size)}"
-    engine = spec.engines.llamacpp
-    if engine is None or checkpoint is None:
-        return 2.0 * _GIB, "KV cache 2.0 GiB, a rule of thumb: the model's shape is not known"
-    context = engine.context_length or checkpoint.context_length
-    per_token = 2 * checkpoint.num_layers * checkpoint.num_kv_heads * checkpoint.head_dim
-    num_bytes = per_token * _KV_BYTES_PER_ELEMENT[engine.kv_cache_precision] * context * engine.max_sequences
-    how = (
-        f"KV cache {format_bytes(num_bytes)} = 2 x {checkpoint.num_layers} layers x {checkpoint.num_kv_heads} heads x "
-        f"{checkpoint.head_dim} x {engine.kv_cache_precision} x {context} tokens x {engine.max_sequences} sequences"
+def planned_memory(spec: Spec, rung: ChosenRung, weights: Figure, checkpoint: Checkpoint | None) -> Figure | None:
+    """What the planner says a replica takes on a CPU once its caches are full; None where no shape of a model is known.
+
+    Raises: CheckpointError: its configuration cannot be read.
+    """
+    folder = rung.variant.folder if rung.variant is not None else checkpoint.folder if checkpoint is not None else None
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    context = rung.variant.manifest.context_length if rung.variant is not None else 0
+    if not context and checkpoint is not None:
+        context = checkpoint.context_length
+    settings = engine_settings(
+        spec, rung.engine, context_length=context, instruction_set=this_machine().instruction_set
     )
-    return num_bytes + engine.prompt_cache_size, f"{how} + prompt cache {format_bytes(engine.prompt_cache_size)}"
+    shape = read_model_shape(read_json_object(folder / "config.json"))
+    return plan_memory(shape, weights.value, settings).host_total
 
 
 def startup_budget_of(spec: Spec, engine: str, weights: Figure, *, on_gpu: bool) -> Figure:
