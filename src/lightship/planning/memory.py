@@ -38,7 +38,7 @@ _OPENVINO_STEP_BYTES = 1.22 * _MIB
 _OPENVINO_STEP_ELEMENT_BYTES = 2.6
 
 # llama.cpp: the process that ties it to its parent; code of the server (mapped); its heap, and of that per layer.
-_TETHER_BYTES = 11.8 * _MIB
+_TETHER_BYTES = 13.2 * _MIB
 _LLAMACPP_LIBRARY_BYTES = 12.1 * _MIB
 _LLAMACPP_HEAP_BYTES = 9.8 * _MIB
 _LLAMACPP_LAYER_BYTES = 0.4 * _MIB
