@@ -32,7 +32,9 @@ Seen = dict[int, tuple[float, float]]
 
 
 def profile(costs: StepCosts = ALL_COSTS, limits: EngineLimits | None = None) -> EngineProfile:
-    return EngineProfile(name="p", costs=costs, limits=limits or EngineLimits(max_waiting_requests=10_000), source=MADE_UP)
+    return EngineProfile(
+        name="p", costs=costs, limits=limits or EngineLimits(max_waiting_requests=10_000), source=MADE_UP
+    )
 
 
 def driven(engine: EngineModel, requests: Sequence[tuple[float, int, int]]) -> tuple[Seen, dict[int, Refusal]]:
@@ -52,7 +54,7 @@ def driven(engine: EngineModel, requests: Sequence[tuple[float, int, int]]) -> t
             continue
         now_s = engine.next_event_s
         progress = engine.advance()
-        firsts.update({handle: now_s for handle in progress.first})
+        firsts.update(dict.fromkeys(progress.first, now_s))
         seen.update({handle: (firsts[handle], now_s) for handle in progress.finished})
     return seen, refused
 
@@ -66,7 +68,9 @@ def load(rng: random.Random, num: int, rate: float) -> list[tuple[float, int, in
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), rate=st.sampled_from((0.5, 5.0, 20.0, 80.0)), budget=st.sampled_from((64, 256, 2048)))
+@given(
+    seed=st.integers(0, 10**6), rate=st.sampled_from((0.5, 5.0, 20.0, 80.0)), budget=st.sampled_from((64, 256, 2048))
+)
 def test_engines_load_that_fits_the_cache_both_agree(seed: int, rate: float, budget: int) -> None:
     limits = EngineLimits(
         max_batched_tokens=budget, max_sequences=64, max_waiting_requests=10_000, num_kv_blocks=10**6,
@@ -153,7 +157,7 @@ def test_engine_cancelled_and_failed_requests_leave_nothing_behind(
 
 
 def test_skipping_engine_deterministic_service_waits_as_m_d_1_says() -> None:
-    """One request at a time, each of one step of 0.1 s: Pollaczek-Khinchine gives the mean wait rho s / (2 (1 - rho))."""
+    """One at a time, each of one step of 0.1 s: Pollaczek-Khinchine gives the mean wait rho s / (2 (1 - rho))."""
     costs = StepCosts(step_s=0.1, prefill_token_s=0.0, decode_token_s=0.0)
     limits = EngineLimits(max_sequences=1, max_batched_tokens=64, max_waiting_requests=100_000)
     rng, now_s, requests = random.Random(1), 0.0, []
