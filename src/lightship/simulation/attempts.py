@@ -1,7 +1,7 @@
 """Attempts in virtual time: which replica gets one, what its engine makes of it, and what happens when it fails.
 
-What the gateway does round its replicas: `pick_replica` chooses, the work ledger counts, the retry budget allows another
-replica before the first byte, `choose_ejected` takes out those that are much slower than their peers.
+What the gateway does round its replicas: `pick_replica` chooses, the work ledger counts, the retry budget allows
+another replica before the first byte, `choose_ejected` takes out those that are much slower than their peers.
 """
 
 from __future__ import annotations

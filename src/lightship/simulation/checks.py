@@ -1,4 +1,4 @@
-"""What is wrong with a scenario that has the right shape: figures that make no sense, names that are not there. Pure."""
+"""What is wrong with a scenario that has the right shape: figures that make no sense, names that are not there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The controller of one region in virtual time: `scale` decides for every fleet, as `gateway.cluster.controller` asks it."""
+"""The controller of one region in virtual time: `scale` decides for each fleet, as in `gateway.cluster`."""
 
 from __future__ import annotations
 

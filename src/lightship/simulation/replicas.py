@@ -15,6 +15,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from lightship.gateway.routing.load import TokenRates, WorkLedger
 from lightship.gateway.routing.outliers import ShowingTally
@@ -26,7 +27,6 @@ from lightship.scaling.lifecycle import ReplicaLife, RestartPolicy
 from lightship.scaling.records import ScaleHistory, ScalePolicy
 from lightship.simulation.engine.base import EngineModel
 from lightship.simulation.events import EventQueue
-from lightship.simulation.requests import Request
 from lightship.simulation.statistics import LevelSeries
 
 _DAY_S = 86_400.0
@@ -143,10 +143,10 @@ class Fleet:
         self.num_crashes = self.num_starts = 0
         self._events = events
         self._on_ready: Callable[[Machine], None]
-        self._on_gone: Callable[[Machine, list[Request]], None]
+        self._on_gone: Callable[[Machine, list[Any]], None]
         self._num_made = 0
 
-    def begin(self, *, on_ready: Callable[[Machine], None], on_gone: Callable[[Machine, list[Request]], None]) -> None:
+    def begin(self, *, on_ready: Callable[[Machine], None], on_gone: Callable[[Machine, list[Any]], None]) -> None:
         """Effects: the first machines are there, and ready.
 
         Args:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from lightship.gateway.dispatch.ticket import Ticket
 from lightship.gateway.routing.load import AttemptWork
 from lightship.ports.engine import Outcome
+from lightship.simulation.replicas import Replica
 from lightship.simulation.statistics import Tally
 from lightship.simulation.traffic.stream import Arrival
-
-if TYPE_CHECKING:
-    from lightship.simulation.replicas import Replica
 
 
 class Request:

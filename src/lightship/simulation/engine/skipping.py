@@ -6,8 +6,8 @@ Between two changes of the batch all decoding sequences get a token in every ste
 
 with n sequences, C tokens of context at the start, and the profile's costs of a step s, an output token d, a token of
 context c and a change of the batch b. A prompt's steps are made one by one. So this is the same arithmetic as that of
-`engines.simulated.batching`, which steps; it differs where that one preempts or finds a prompt in its prefix cache: here
-a request joins when the KV cache holds its prompt and all of its answer, and no prompt is ever known.
+`engines.simulated.batching`, which steps; it differs where that one preempts or finds a prompt in its prefix cache:
+here a request joins when the KV cache holds its prompt and all of its answer, and no prompt is ever known.
 """
 
 from __future__ import annotations
