@@ -11,6 +11,7 @@ from lightship.gateway.dispatch.config import DEFAULT_PRIORITY, DispatchConfig, 
 from lightship.gateway.routing.config import routing_problems
 from lightship.simulation.scenario import (
     Lengths,
+    Placement,
     ProfileRef,
     RandomBursts,
     RegionSpec,
@@ -26,6 +27,8 @@ DISTRIBUTIONS = ("fixed", "exponential", "lognormal", "uniform")
 MAX_REQUESTS = 200_000_000
 # Replicas of one rung in one region.
 MAX_REPLICAS = 20_000
+# Parts of one machine that serve by themselves.
+MAX_SHARED = 64
 _DAY_S = 86_400.0
 
 
@@ -47,6 +50,10 @@ def scenario_problems(scenario: Scenario) -> Iterator[str]:
         yield "ladder: two rungs have the same name"
     for position, rung in enumerate(scenario.ladder):
         yield from _in(f"ladder[{position}]", _rung_problems(rung))
+        if scenario.placement is Placement.SHARED and rung.scaling.max_replicas > MAX_SHARED:
+            got = rung.scaling.max_replicas
+            where = f"ladder[{position}].scaling.max_replicas"
+            yield f"{where}: shared ones are of one machine, at most {MAX_SHARED}, got {got}"
     if not scenario.regions:
         yield "regions: must name at least one"
     for name, region in scenario.regions.items():

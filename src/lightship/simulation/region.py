@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from lightship.gateway.dispatch.config import DispatchConfig, LadderConfig, RungFacts
+from lightship.gateway.routing.picking import DeviceLoad
 from lightship.ports.engine import Outcome
 from lightship.ports.engine_profile import EngineProfile
 from lightship.scaling.records import ScalePolicy
@@ -192,6 +193,8 @@ class Region:
                 (f"{self.name}/{rung.name}", [engine], rung, rung.weight_bytes)
                 for engine, rung in zip(engines, scenario.ladder, strict=True)
             ]
+        # the gateway of one machine takes all of its replicas for one device
+        device = DeviceLoad() if scenario.placement is Placement.SHARED else None
         fleets: list[Fleet] = []
         self.attempts.fleets = fleets  # asked for as soon as the first machine is ready
         made = []
@@ -199,7 +202,7 @@ class Region:
             spec = fleet_spec(
                 scenario, self.spec, name=name, engines=tuple(group), rung=rung, weight_bytes=weight_bytes
             )
-            fleet = Fleet(spec, self._events, levels=levels)
+            fleet = Fleet(spec, self._events, levels=levels, device=device)
             fleets += [fleet] * len(group)
             made.append(fleet)
         for fleet in made:

@@ -129,9 +129,17 @@ class Fleet:
         spec: What it is made of.
         events: Time.
         levels: Makes a series of levels over time.
+        device: The one that all machines are, as routing knows them; None: each is one of its own.
     """
 
-    def __init__(self, spec: FleetSpec, events: EventQueue, *, levels: Callable[[], LevelSeries]) -> None:
+    def __init__(
+        self,
+        spec: FleetSpec,
+        events: EventQueue,
+        *,
+        levels: Callable[[], LevelSeries],
+        device: DeviceLoad | None = None,
+    ) -> None:
         self.spec = spec
         self.history = ScaleHistory(replicas=spec.initial_machines)
         self.machines: dict[str, Machine] = {}
@@ -142,6 +150,7 @@ class Fleet:
         """Machine-seconds of those that are gone."""
         self.num_crashes = self.num_starts = 0
         self._events = events
+        self._device = device
         self._on_ready: Callable[[Machine], None]
         self._on_gone: Callable[[Machine, list[Any]], None]
         self._num_made = 0
@@ -226,7 +235,7 @@ class Fleet:
         self._num_made += 1
         name = f"{self.spec.name}-{self._num_made}"
         machine = Machine(self._num_made, name, self, random.Random(f"{self.spec.seed}/{name}"), now_s)
-        device = DeviceLoad()
+        device = DeviceLoad() if self._device is None else self._device
         machine.replicas = [Replica(f"{name}/{one.rung}", one, machine, device) for one in self.spec.engines]
         self.machines[name] = machine
         self.alive.set(now_s, self.alive.level + 1)

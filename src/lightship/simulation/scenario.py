@@ -25,7 +25,7 @@ class Placement(StrEnum):
     """Where the rungs of a ladder run."""
 
     OWN = "own"  # every rung has replicas on hardware of its own, scaled by themselves: Deployments of a cluster
-    SHARED = "shared"  # every machine runs an engine of each rung, and they share it: `lightship up`
+    SHARED = "shared"  # every replica has an engine of each rung, which share its cores: `lightship up` on one machine
 
 
 class Slo(Record, frozen=True, kw_only=True):
