@@ -1,4 +1,4 @@
-"""The page: what was simulated, what came of it, over time, and why. No script, no network, light and dark, on paper."""
+"""The page: what was simulated, what came of it, over time, and why. No script, no network."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lightship.simulation.result import SimulationResult, Summary
 # Decisions that are shown; the JSON has more.
 _MOST_DECISIONS = 40
 _FAST = (
-    "Engines were simulated in the fast way: whole runs of equal steps at once. It gives the same times as making every "
-    "step, up to a full KV cache, where a request waits instead of another being preempted."
+    "Engines were simulated in the fast way: whole runs of equal steps at once. It gives the same times as making "
+    "every step, up to a full KV cache, where a request waits instead of another being preempted."
 )
 _EXACT = "Every step of every engine was made, with preemption where the KV cache was full."
 
@@ -202,8 +202,8 @@ def _decision_section(results: Sequence[SimulationResult]) -> str:
         parts.append(f"<h3>{escape(label_of(one))}</h3><p class='note'>{escape(counts)}</p>")
         parts.append(table(f"Decisions, {label_of(one)}", head, [rows]))
     note = (
-        f"Every change of a number of replicas and every step of a ladder has its reason. The first {_MOST_DECISIONS} are "
-        "shown; the JSON has thousands."
+        f"Every change of a number of replicas and every step of a ladder has its reason. The first {_MOST_DECISIONS} "
+        "are shown; the JSON has thousands."
     )
     return section("Decisions", "".join(parts), note=note)
 
