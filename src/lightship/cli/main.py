@@ -26,6 +26,7 @@ from lightship.cli.model_commands import add_model_commands
 from lightship.cli.optimize.command import add_optimize_command
 from lightship.cli.plan.command import add_plan_command
 from lightship.cli.recipe_commands import add_recipe_commands
+from lightship.cli.simulate.command import add_simulate_command
 from lightship.cli.simulated_command import add_serve_simulated_command
 from lightship.cli.spec_commands import add_spec_commands
 from lightship.cli.status_command import add_status_command
@@ -43,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_commands(subparsers)
     add_optimize_command(subparsers)
     add_plan_command(subparsers)
+    add_simulate_command(subparsers)
     add_gateway_command(subparsers)
     add_deploy_commands(subparsers)
     add_key_commands(subparsers)

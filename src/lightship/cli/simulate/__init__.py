@@ -1,0 +1,1 @@
+"""`lightship simulate`: from a scenario file to tables, JSON and a page."""
