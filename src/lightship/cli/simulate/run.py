@@ -31,7 +31,7 @@ def run_simulate(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(scenario_schema(), indent=2) + "\n")
         return 0
     if args.scenario is None:
-        hint = "Write `lightship simulate examples/million-users.yaml`, or --schema for what may stand in one."
+        hint = "Write `lightship simulate examples/simulation/two-rungs.yaml`, or --schema for what may stand in one."
         raise UsageError("no scenario was given", where="FILE", hint=hint)
     if args.html is not None and not args.html.absolute().parent.is_dir():
         raise UsageError("the folder does not exist", where=str(args.html))
