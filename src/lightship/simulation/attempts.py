@@ -115,7 +115,7 @@ class Attempts:
         """See `Backend`."""
         replica = request.replica
         if replica is not None:
-            replica.engine.cancel(request)
+            replica.engine.cancel(request, self._events.now_s)
             self._give_up(request, replica)
             self._engine_changed(replica, self._events.now_s)
             replica.machine.fleet.note_idle(replica.machine, self._events.now_s)
@@ -197,11 +197,7 @@ class Attempts:
             return
         replica = self._replicas[choice.replica.name]
         arrival = request.arrival
-        num_output = arrival.num_output_tokens
-        if ticket.is_trimmed and ticket.terms.trimmed_output_tokens is not None:
-            num_output = min(num_output, ticket.terms.trimmed_output_tokens)
-        if arrival.kind.max_tokens is not None:
-            num_output = min(num_output, arrival.kind.max_tokens)
+        num_output = _num_output_tokens(request)
         why = replica.engine.submit(
             request, num_prompt_tokens=arrival.num_prompt_tokens, num_output_tokens=num_output, now_s=now_s
         )
@@ -304,11 +300,11 @@ class Attempts:
         assert upstream is not None, "there is a spill rung only where there is something behind it"
         request.spilled_loss = upstream.quality_loss
         # it is paid whatever becomes of the answer here
-        num_prompt, num_output = request.arrival.num_prompt_tokens, request.arrival.num_output_tokens
         self.upstream_usd += (
-            num_prompt * upstream.usd_per_1m_input_tokens + num_output * upstream.usd_per_1m_output_tokens
+            request.arrival.num_prompt_tokens * upstream.usd_per_1m_input_tokens
+            + request.num_tokens * upstream.usd_per_1m_output_tokens
         ) / 1e6
-        request.num_tokens = request.arrival.num_output_tokens
+        request.num_tokens = _num_output_tokens(request)
         first_s = now_s + upstream.ttft_s
         self._events.plan(first_s, self.spill_first, request)
         end_s = first_s + upstream.tpot_s * (request.num_tokens - 1)
@@ -324,3 +320,13 @@ class Attempts:
         if not request.is_over:
             self.elsewhere.pop(request, None)
             self.gateway.finished(request, now_s, num_tokens=request.num_tokens)
+
+
+def _num_output_tokens(request: Request) -> int:
+    """Of its answer: what it would say, up to its own bound and to what it is trimmed to."""
+    arrival, ticket = request.arrival, request.ticket
+    assert ticket is not None
+    bounds = [arrival.num_output_tokens, arrival.kind.max_tokens]
+    if ticket.is_trimmed:
+        bounds.append(ticket.terms.trimmed_output_tokens)
+    return min(bound for bound in bounds if bound is not None)

@@ -91,7 +91,8 @@ class World:
         events.run(self._is_over)
 
     def _is_over(self) -> bool:
-        return not self._num_streams and not any(region.recorder.num_open for region in self.regions.values())
+        is_late = self.events.now_s >= self.scenario.duration_s
+        return is_late and not self._num_streams and not any(one.recorder.num_open for one in self.regions.values())
 
     # What happens
 

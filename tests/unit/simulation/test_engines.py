@@ -143,8 +143,8 @@ def test_engine_cancelled_and_failed_requests_leave_nothing_behind(
     for name in "abc":
         engine.submit(name, num_prompt_tokens=300, num_output_tokens=5, now_s=0.0)
     engine.advance()
-    engine.cancel("a")  # its first chunk is under way
-    engine.cancel("c")  # it waits
+    engine.cancel("a", 0.0)  # its first chunk is under way
+    engine.cancel("c", 0.0)  # it waits
     assert engine.num_under_way == 1
     finished: list[str] = []
     while engine.next_event_s < math.inf:
@@ -167,3 +167,22 @@ def test_skipping_engine_deterministic_service_waits_as_m_d_1_says() -> None:
     seen, _ = driven(SkippingEngine(profile(costs, limits)), requests)
     waits = [seen[index][1] - request[0] - 0.1 for index, request in enumerate(requests)]
     assert sum(waits) / len(waits) == pytest.approx(0.7 * 0.1 / (2 * 0.3), rel=0.05)
+
+
+@pytest.mark.parametrize("kind", [ExactEngine, SkippingEngine])
+def test_engine_request_cancelled_while_it_decodes_speeds_up_the_others(
+    kind: type[ExactEngine] | type[SkippingEngine],
+) -> None:
+    costs = StepCosts(step_s=0.0, prefill_token_s=0.0001, decode_token_s=0.01)
+    engine = kind(profile(costs))
+    engine.submit("a", num_prompt_tokens=1, num_output_tokens=1000, now_s=0.0)
+    engine.submit("b", num_prompt_tokens=1, num_output_tokens=101, now_s=0.0)
+    engine.advance()  # both join; their prompts take 0.2 ms together
+    while engine.next_event_s < 1.0:
+        engine.advance()
+    engine.cancel("a", 1.0)
+    while engine.next_event_s < math.inf:
+        end_s = engine.next_event_s
+        engine.advance()
+    # 50 steps of 20 ms with both up to 1.0002, then 50 of 10 ms alone
+    assert end_s == pytest.approx(1.5002, abs=1e-6)

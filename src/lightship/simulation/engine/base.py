@@ -45,8 +45,8 @@ class EngineModel(Protocol):
         """Takes a request, or says why not. It joins the batch at the end of the step under way."""
         ...
 
-    def cancel(self, handle: Any) -> None:
-        """Forgets a request that has no token yet; a step under way is not shortened."""
+    def cancel(self, handle: Any, now_s: float) -> None:
+        """Forgets a request wherever it is; a step under way is not shortened."""
         ...
 
     def advance(self) -> Progress:

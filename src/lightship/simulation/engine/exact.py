@@ -55,10 +55,12 @@ class ExactEngine:
             self.next_event_s = min(self.next_event_s, now_s + self._latency_s)
         return None
 
-    def cancel(self, handle: Any) -> None:
+    def cancel(self, handle: Any, now_s: float) -> None:
         """See `EngineModel`."""
+        del now_s  # a step ends when it ends
         sequence = self._sequences.pop(handle)
         del self._handles[sequence.sequence_id]
+        self._has_token.discard(sequence.sequence_id)
         coming = next((entry for entry in self._coming if entry[1] is sequence), None)
         if coming is not None:
             self._coming.remove(coming)
@@ -97,7 +99,7 @@ class ExactEngine:
         first: list[Any] = []
         if self._has_prompts:  # only a step with prompts brings first tokens
             for sequence in outcome.emitting:
-                if sequence.sequence_id not in self._has_token:
+                if sequence.sequence_id not in self._has_token and sequence.sequence_id in self._handles:
                     self._has_token.add(sequence.sequence_id)
                     first.append(self._handles[sequence.sequence_id])
         finished = []

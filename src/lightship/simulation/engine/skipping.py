@@ -45,7 +45,8 @@ class SkippingEngine:
 
     __slots__ = (
         "_batch_change_s", "_by_handle", "_chunks", "_context", "_context_s", "_costs", "_decode_s", "_decoding",
-        "_extra_s", "_factor", "_first_s", "_free_blocks", "_growth_s", "_is_fixed", "_latency_s", "_limits",
+        "_extra_s", "_factor", "_first_s", "_free_blocks", "_growth_s", "_has_cancelled", "_is_fixed", "_latency_s",
+        "_limits",
         "_new_s", "_num_batched_before", "_num_pushed", "_num_running", "_pair_s", "_prefill_s", "_prefilling",
         "_run_steps", "_start_s", "_step", "_step_s", "_waiting", "next_event_s",
     )  # fmt: skip
@@ -71,6 +72,7 @@ class SkippingEngine:
         self._run_steps = 0  # 0: no step is under way
         self._first_s = self._growth_s = self._extra_s = 0.0
         self._is_fixed = True
+        self._has_cancelled = False
         self.next_event_s = math.inf
 
     @property
@@ -98,7 +100,7 @@ class SkippingEngine:
             self._cut_run(available_s)
         return None
 
-    def cancel(self, handle: Any) -> None:
+    def cancel(self, handle: Any, now_s: float) -> None:
         """See `EngineModel`."""
         sequence = self._by_handle.pop(handle)
         sequence.is_cancelled = True
@@ -108,6 +110,10 @@ class SkippingEngine:
             self._free_blocks += sequence.num_blocks
         elif sequence in self._waiting:
             self._waiting.remove(sequence)
+        else:  # it decodes: the step under way is its last
+            self._has_cancelled = True
+            if self._run_steps and not self._is_fixed:
+                self._cut_run(now_s)
 
     def advance(self) -> Progress:
         """See `EngineModel`."""
@@ -137,6 +143,7 @@ class SkippingEngine:
         self._decoding.clear()
         self._chunks = []
         self._num_running = self._context = self._run_steps = self._num_batched_before = 0
+        self._has_cancelled = False
         self._free_blocks = self._limits.num_kv_blocks
         self.next_event_s = math.inf
         return handles
@@ -245,6 +252,8 @@ class SkippingEngine:
         self._context += len(decoding) * steps
         self._run_steps = 0
         finished: list[Any] = []
+        if self._has_cancelled:
+            self._drop_cancelled()
         while decoding and decoding[0][0] <= self._step:
             sequence = heapq.heappop(decoding)[2]
             self._context -= sequence.num_prompt + sequence.num_output
@@ -268,6 +277,17 @@ class SkippingEngine:
             self._num_pushed += 1
             heapq.heappush(decoding, (self._step + sequence.num_output - 1, self._num_pushed, sequence))
         return Progress(first, finished)
+
+    def _drop_cancelled(self) -> None:
+        self._has_cancelled = False
+        for end_step, _, sequence in self._decoding:
+            if sequence.is_cancelled:
+                num_left = max(0, end_step - self._step)
+                self._context -= sequence.num_prompt + sequence.num_output - num_left
+                self._num_running -= 1
+                self._free_blocks += sequence.num_blocks
+        self._decoding[:] = [entry for entry in self._decoding if not entry[2].is_cancelled]
+        heapq.heapify(self._decoding)
 
     def _leave(self, sequence: _Sequence, finished: list[Any]) -> None:
         self._num_running -= 1
