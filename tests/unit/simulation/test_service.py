@@ -9,11 +9,11 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.simulation.scenarios import kind, run, rung, small, trace_file
 
 from lightship.simulation.reading import merged, scenario_of
 from lightship.simulation.result import SimulationResult
 from lightship.simulation.world import World, simulate_service
-from tests.unit.simulation.scenarios import kind, rung, run, small, trace_file
 
 CLASSES = {
     "strict": {"importance": 2, "degrade": "never"},
@@ -287,7 +287,13 @@ def test_service_fast_and_exact_engines_give_the_same_figures() -> None:
 
 
 def test_service_more_replicas_start_when_the_load_asks_for_them() -> None:
-    scaling = {"initial_replicas": 1, "min_replicas": 1, "max_replicas": 9, "startup_s": 5.0, "in_flight_per_replica": 6}
+    scaling = {
+        "initial_replicas": 1,
+        "min_replicas": 1,
+        "max_replicas": 9,
+        "startup_s": 5.0,
+        "in_flight_per_replica": 6,
+    }
     crowded = {"regions": {"here": {"traffic": {"requests_per_s": 30.0, "kinds": [kind()]}}}}
     result = run(small(ladder=[rung("top", scaling=scaling)], duration_s=300.0, **crowded))
     (fleet,) = result.fleets
