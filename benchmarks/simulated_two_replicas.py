@@ -142,9 +142,7 @@ async def _observed(url: str, model: str, *, seed: int) -> CalibrationRun:
         traits = await probe_endpoint(endpoint, model, prompt=trial, clock=clock, limits=LIMITS)
         client = LoadClient(endpoint, model, clock=clock, limits=LIMITS, has_fixed_length=True)
         plan = CalibrationPlan(**{**PLAN.__dict__, "seed": seed})
-        return await run_calibration(
-            client, plan, ENGINE_LIMITS, texts=texts(), chars_per_token=traits.chars_per_token
-        )
+        return await run_calibration(client, plan, ENGINE_LIMITS, texts=texts(), chars_per_token=traits.chars_per_token)
 
 
 def load_of(rate: float, *, seed: int) -> Trace:
@@ -179,9 +177,7 @@ async def measured(system: RunningSystem, spec: Spec, load: Trace, *, seed: int)
     before = await outcomes_of(system)
     slo = Slo(ttft_ms=spec.slo.ttft_ms, tpot_ms=spec.slo.tpot_ms)
     protocol = OpenLoopProtocol(load, drain_s=30.0, seed=seed, lag=LAG)
-    result = await measure_open_loop(
-        system.gateway_url, spec.model.name, protocol, slo, SystemClock(), texts=texts()
-    )
+    result = await measure_open_loop(system.gateway_url, spec.model.name, protocol, slo, SystemClock(), texts=texts())
     after = await outcomes_of(system)
     counts = {name: value - before.get(name, 0.0) for name, value in after.items()}
     records = result.run.records
@@ -306,9 +302,7 @@ async def run(variants: Sequence[Variant], *, rounds: int, factor: float, seed: 
     return found
 
 
-async def one_round(
-    system: RunningSystem, spec: Spec, facts: Sequence[RungFacts], *, rate: float, seed: int
-) -> Round:
+async def one_round(system: RunningSystem, spec: Spec, facts: Sequence[RungFacts], *, rate: float, seed: int) -> Round:
     """Calibration, load, simulation."""
     profiles = [
         await calibrated(urls_of(system, at), spec.model.name, name=fact.variant_name, seed=seed)
