@@ -3,10 +3,10 @@
     python benchmarks/simulated_two_replicas.py [--rungs TOP LOWER] [--rounds 3] [--factor 1.8] [--seed 0] [--json FILE]
 
 Four OpenVINO workers, two for each rung, one core for each pair, as `lightship up` places them; a gateway process in
-front; a load client that sends on a schedule whatever happens: a quiet time, an overload, a quiet time. Before every run
-the profiles of both rungs are fitted to short calibrations of the very workers, both replicas at a time so that each is
-measured beside a busy neighbour. Then the simulation gets the profiles, the ladder's facts and the same requests at the
-same times, and nothing else.
+front; a load client that sends on a schedule whatever happens: a quiet time, an overload, a quiet time. Before every
+run the profiles of both rungs are fitted to short calibrations of the very workers, both replicas at a time so that
+each is measured beside a busy neighbour. Then the simulation gets the profiles, the ladder's facts and the same
+requests at the same times, and nothing else.
 
     goodput          requests per second within the whole SLO, as the load client saw it
     degraded share   of the answers, as the gateway counted them
@@ -66,10 +66,10 @@ from lightship.simulation.reading import scenario_of
 from lightship.simulation.result import SimulationResult
 from lightship.simulation.scenario import Lengths, RequestKind
 from lightship.simulation.scenario import Slo as Promise
+from lightship.simulation.traffic.lengths import drawer_of
 from lightship.simulation.world import simulate_service
 from lightship.spec.document import Spec
 from lightship.spec.load import parse_spec
-from quiet_machine import usage
 
 NUM_REPLICAS = 2
 TOLERANCE = 0.15
@@ -111,7 +111,7 @@ class Outcome:
 
 @dataclass
 class Round:
-    """One round: both sides, and how busy the machine was with other programs."""
+    """One round: both sides, and the median errors of the profiles' fits."""
 
     measured: Outcome
     simulated: Outcome
@@ -148,8 +148,6 @@ async def _observed(url: str, model: str, *, seed: int) -> CalibrationRun:
 def load_of(rate: float, *, seed: int) -> Trace:
     """The requests of one run: Poisson arrivals whose rate goes through the phases."""
     rng, now_s, end_s, found = random.Random(seed), 0.0, 0.0, []
-    from lightship.simulation.traffic.lengths import drawer_of
-
     prompt, output = drawer_of(PROMPT, rng), drawer_of(OUTPUT, rng)
     for length_s, share in PHASES:
         now_s, end_s = end_s, end_s + length_s
@@ -308,9 +306,7 @@ async def one_round(system: RunningSystem, spec: Spec, facts: Sequence[RungFacts
         await calibrated(urls_of(system, at), spec.model.name, name=fact.variant_name, seed=seed)
         for at, fact in enumerate(facts)
     ]
-    before = usage(os.getpgrp())
     real, sent = await measured(system, spec, load_of(rate, seed=seed), seed=seed)
-    del before
     made = simulated(sent, profiles, facts, spec)
     fits = [profile.fit.median_error for profile in profiles if profile.fit is not None]
     for name, one in (("measured", real), ("simulated", made)):
