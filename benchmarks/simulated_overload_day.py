@@ -5,8 +5,8 @@
     day        24 hours, three regions of two rungs that are scaled, a sine over the day with bursts, crashes, an outage
     thousands  one region with 2,000 replicas of one rung at 0.6 of what they can serve, for as long as that takes
 
-Engines are simulated in the fast way. Printed are the time on the wall and of the processor, the memory at the most, and
-what must hold:
+Engines are simulated in the fast way. Printed are the time on the wall and of the processor, the memory at the most,
+and what must hold:
 
     time         at most 120 s of the processor for a million requests
     memory       at most 1 GiB, whatever the number of requests
@@ -132,7 +132,7 @@ def main() -> int:
         checks += [
             (
                 per_million_s <= MAX_CPU_S,
-                f"{name}: {per_million_s:.0f} s of the processor for a million ({MAX_CPU_S:g})",
+                f"{name}: {per_million_s:.0f} s of CPU time for a million ({MAX_CPU_S:g})",
             ),
             (outcomes == num and not result.left_over, f"{name}: {outcomes:,} outcomes, {result.left_over} left over"),
             (off_s < 1e-3, f"{name}: paid hours differ by {off_s:.2g} s"),

@@ -3,10 +3,10 @@
     python benchmarks/simulated_two_replicas.py [--rungs TOP LOWER] [--rounds 3] [--factor 1.8] [--seed 0] [--json FILE]
 
 Four OpenVINO workers, two for each rung, one core for each pair, as `lightship up` places them; a gateway process in
-front; a load client that sends on a schedule whatever happens: a quiet time, an overload, a quiet time. Before every
-run the profiles of both rungs are fitted to short calibrations of the very workers, both replicas at a time so that
-each is measured beside a busy neighbour. Then the simulation gets the profiles, the ladder's facts and the same
-requests at the same times, and nothing else.
+front; a load client that sends on a schedule whatever happens: a quiet time, an overload, a quiet time. Before and
+after every run stand short calibrations of the very workers, both replicas at a time so that each is measured beside a
+busy neighbour; the profiles are fitted to those on either side, for a shared machine's speed drifts within minutes.
+The simulation gets the profiles, the ladder's facts and the same requests at the same times, and nothing else.
 
     goodput          requests per second within the whole SLO, as the load client saw it
     degraded share   of the answers, as the gateway counted them
@@ -74,7 +74,7 @@ from lightship.spec.load import parse_spec
 NUM_REPLICAS = 2
 TOLERANCE = 0.15
 # (seconds, share of the overload's rate)
-PHASES = ((6.0, 0.3), (20.0, 1.0), (8.0, 0.3))
+PHASES = ((6.0, 0.3), (38.0, 1.0), (8.0, 0.3))
 PROMPT = Lengths(distribution="lognormal", mean=90, spread=0.6, least=8, most=300)
 OUTPUT = Lengths(distribution="lognormal", mean=32, spread=0.5, least=4, most=100)
 KIND = RequestKind(prompt_tokens=PROMPT, output_tokens=OUTPUT)
@@ -123,9 +123,13 @@ def texts() -> list[str]:
     return [document.scored_text for document in builtin_texts().documents]
 
 
-async def calibrated(urls: Sequence[str], model: str, *, name: str, seed: int) -> EngineProfile:
-    """The profile of one rung's replicas, all of them loaded at a time."""
-    runs = await asyncio.gather(*(_observed(url, model, seed=seed + 17 * at) for at, url in enumerate(urls)))
+async def calibrated(urls: Sequence[str], model: str, *, seed: int) -> list[CalibrationRun]:
+    """What calibrations of one rung's replicas see, all of them loaded at a time."""
+    return await asyncio.gather(*(_observed(url, model, seed=seed + 17 * at) for at, url in enumerate(urls)))
+
+
+def profile_of(runs: Sequence[CalibrationRun], *, name: str) -> EngineProfile:
+    """The profile that all these runs together give."""
     together = CalibrationRun(
         observations=tuple(one for run in runs for one in run.observations),
         keeps_prefixes=runs[0].keeps_prefixes,
@@ -267,8 +271,8 @@ async def run(variants: Sequence[Variant], *, rounds: int, factor: float, seed: 
     ]
     async with running_system([ServedModel(spec_of({}), tuple(plain))], around, gateway_port=free_port()) as system:
         profiles = [
-            await calibrated(urls_of(system, at), model, name=variants[at].manifest.name, seed=seed)
-            for at in range(len(variants))
+            profile_of(await calibrated(urls_of(system, at), model, seed=seed), name=one.manifest.name)
+            for at, one in enumerate(variants)
         ]
     step_s = profiles[0].costs.step_s + profiles[0].costs.decode_token_s
     promise = Promise(ttft_s=TTFT_TPOTS * TPOT_STEPS * step_s, tpot_s=TPOT_STEPS * step_s)
@@ -295,18 +299,25 @@ async def run(variants: Sequence[Variant], *, rounds: int, factor: float, seed: 
     served = [RungToServe(one.position, one.variant, fact) for one, fact in zip(plain, facts, strict=True)]
     found = []
     async with running_system([ServedModel(spec, tuple(served))], around, gateway_port=free_port()) as system:
+        before = [await calibrated(urls_of(system, at), model, seed=seed + 500) for at in range(len(facts))]
         for number in range(rounds):
-            found.append(await one_round(system, spec, facts, rate=rate, seed=seed + 1000 * (number + 1)))
+            next_seed = seed + 1000 * (number + 1)
+            real, sent = await measured(system, spec, load_of(rate, seed=next_seed), seed=next_seed)
+            after = [await calibrated(urls_of(system, at), model, seed=next_seed + 500) for at in range(len(facts))]
+            profiles = [profile_of([*runs, *after[at]], name=facts[at].variant_name) for at, runs in enumerate(before)]
+            found.append(one_round(real, sent, profiles, facts, spec))
+            before = after
     return found
 
 
-async def one_round(system: RunningSystem, spec: Spec, facts: Sequence[RungFacts], *, rate: float, seed: int) -> Round:
-    """Calibration, load, simulation."""
-    profiles = [
-        await calibrated(urls_of(system, at), spec.model.name, name=fact.variant_name, seed=seed)
-        for at, fact in enumerate(facts)
-    ]
-    real, sent = await measured(system, spec, load_of(rate, seed=seed), seed=seed)
+def one_round(
+    real: Outcome,
+    sent: Sequence[TraceRequest],
+    profiles: Sequence[EngineProfile],
+    facts: Sequence[RungFacts],
+    spec: Spec,
+) -> Round:
+    """The simulation of a run, beside it."""
     made = simulated(sent, profiles, facts, spec)
     fits = [profile.fit.median_error for profile in profiles if profile.fit is not None]
     for name, one in (("measured", real), ("simulated", made)):
