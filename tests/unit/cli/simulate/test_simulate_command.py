@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -44,7 +45,11 @@ def test_simulate_json_has_every_simulation_and_a_page_is_written(
 ) -> None:
     page = tmp_path / "page.html"
     arguments = ["simulate", str(scenario), "--json", "--html", str(page), "--compare", "fixed", "--seed", "7"]
-    assert main(arguments) == 0
+    assert main([*arguments, "--plots", str(tmp_path / "plots")]) == 0
+    drawn = ElementTree.parse(tmp_path / "plots" / "requests-and-goodput.svg").getroot()
+    assert [one.text for one in drawn.iter("{http://www.w3.org/2000/svg}text")][:4] == [
+        "Requests and goodput", "as written", "fixed", "offered",
+    ]  # fmt: skip
     found = json.loads(capsys.readouterr().out)["simulations"]
     assert [one["alternative"] for one in found] == ["", "fixed"]
     assert found[0]["seed"] == 7
