@@ -25,6 +25,7 @@ import json
 import os
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -70,6 +71,7 @@ from lightship.simulation.traffic.lengths import drawer_of
 from lightship.simulation.world import simulate_service
 from lightship.spec.document import Spec
 from lightship.spec.load import parse_spec
+from quiet_machine import Usage, foreign_share, process_ticks, usage
 
 NUM_REPLICAS = 2
 TOLERANCE = 0.15
@@ -111,11 +113,12 @@ class Outcome:
 
 @dataclass
 class Round:
-    """One round: both sides, and the median errors of the profiles' fits."""
+    """One round: both sides, the median errors of the profiles' fits, and what other programs took of the machine."""
 
     measured: Outcome
     simulated: Outcome
     fits: list[float]
+    foreign: float
 
 
 def texts() -> list[str]:
@@ -302,10 +305,12 @@ async def run(variants: Sequence[Variant], *, rounds: int, factor: float, seed: 
         before = [await calibrated(urls_of(system, at), model, seed=seed + 500) for at in range(len(facts))]
         for number in range(rounds):
             next_seed = seed + 1000 * (number + 1)
+            ticks = tree_usage()
             real, sent = await measured(system, spec, load_of(rate, seed=next_seed), seed=next_seed)
+            foreign = foreign_share(ticks, tree_usage())
             after = [await calibrated(urls_of(system, at), model, seed=next_seed + 500) for at in range(len(facts))]
             profiles = [profile_of([*runs, *after[at]], name=facts[at].variant_name) for at, runs in enumerate(before)]
-            found.append(one_round(real, sent, profiles, facts, spec))
+            found.append(one_round(real, sent, profiles, facts, spec, foreign=foreign))
             before = after
     return found
 
@@ -316,6 +321,8 @@ def one_round(
     profiles: Sequence[EngineProfile],
     facts: Sequence[RungFacts],
     spec: Spec,
+    *,
+    foreign: float,
 ) -> Round:
     """The simulation of a run, beside it."""
     made = simulated(sent, profiles, facts, spec)
@@ -327,7 +334,20 @@ def one_round(
             flush=True,
         )
     print(f"             profiles meet half of their observations within {', '.join(f'{fit:.0%}' for fit in fits)}")
-    return Round(real, made, fits)
+    print(f"             other programs took {foreign:.0%} of the machine meanwhile", flush=True)
+    return Round(real, made, fits, foreign)
+
+
+def tree_usage() -> Usage:
+    """The processor's accounts now; our own are this process and everything it has started."""
+    pids, found = [os.getpid()], []
+    while pids:
+        found += pids
+        parents = ",".join(map(str, pids))
+        children = subprocess.run(["pgrep", "-P", parents], capture_output=True, text=True, check=False)
+        pids = [int(pid) for pid in children.stdout.split()]
+    now = usage(os.getpgrp())
+    return Usage(now.total, now.busy, sum(process_ticks(pid) for pid in found))
 
 
 def _go_first() -> None:
