@@ -21,7 +21,7 @@ def usage(process_group: int) -> Usage:
     """The accounts now. Our own are this process and those of `process_group`; what the host takes counts as busy."""
     fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     found = subprocess.run(["pgrep", "-g", str(process_group)], capture_output=True, text=True, check=False)
-    own = sum(_process_ticks(int(pid)) for pid in (*found.stdout.split(), str(os.getpid())))
+    own = sum(process_ticks(int(pid)) for pid in (*found.stdout.split(), str(os.getpid())))
     return Usage(sum(fields), sum(fields) - fields[3] - fields[4], own)
 
 
@@ -30,7 +30,7 @@ def foreign_share(before: Usage, after: Usage) -> float:
     return (after.busy - before.busy - (after.own - before.own)) / max(1, after.total - before.total)
 
 
-def _process_ticks(pid: int) -> int:
+def process_ticks(pid: int) -> int:
     """Ticks a process ran so far; 0 when it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

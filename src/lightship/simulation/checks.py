@@ -39,7 +39,7 @@ def scenario_problems(scenario: Scenario) -> Iterator[str]:
         yield from not_finite
         return  # nothing else can be judged
     yield from _positive(scenario, "duration_s", "scale_interval_s", "weight_bytes_per_s")
-    if not 0 <= scenario.warmup_s < scenario.duration_s:
+    if scenario.duration_s > 0 and not 0 <= scenario.warmup_s < scenario.duration_s:
         yield f"warmup_s: must be at least 0 and below duration_s, got {scenario.warmup_s:g}"
     yield from _in("slo", _positive(scenario.slo, "ttft_s", "tpot_s"))
     if not 0 < scenario.slo.attainment <= 1:

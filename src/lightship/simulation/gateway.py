@@ -85,8 +85,9 @@ class Gateway:
         self._decisions = decisions
         self._tick_at_s = math.inf
         self._held: deque[Request] = deque()
+        self._open: dict[Request, None] = {}
         self._step = 0
-        self._terms: dict[RequestKind, CallTerms] = {}
+        self._terms: dict[int, CallTerms] = {}  # by identity of the kind, which takes long to hash
         self.start_anew()
 
     def start_anew(self) -> None:
@@ -103,6 +104,7 @@ class Gateway:
         """A request has come to this gateway, from a client or from another region."""
         kind = request.arrival.kind
         request.arrived_s = now_s
+        self._open[request] = None
         if kind.patience_s is not None and request.origin is None:
             self._events.plan(request.arrival.at_s + kind.patience_s, self._lose_patience, request)
         request.ticket = self._ticket(request, now_s, may_leave=may_leave)
@@ -152,7 +154,7 @@ class Gateway:
         is_degraded = ticket.rung != ticket.asked_rung or ticket.is_trimmed
         outcome = Outcome.DEGRADED if is_degraded else Outcome.SERVED
         reason = ticket.reason.value if ticket.rung != ticket.asked_rung else "trimmed" if ticket.is_trimmed else ""
-        self._recorder.ended(request, outcome, f"degraded: {reason}" if reason else "", now_s, num_tokens=num_tokens)
+        self._end(request, outcome, f"degraded: {reason}" if reason else "", now_s, num_tokens=num_tokens)
         if self.dispatcher.num_waiting:
             self.advance(now_s)
 
@@ -174,7 +176,7 @@ class Gateway:
         """It has failed for good: after its first byte nothing is tried again."""
         assert request.ticket is not None
         self.dispatcher.finish(request.ticket, now_s, None)
-        self._recorder.ended(request, Outcome.FAILED, f"failed: {reason}", now_s)
+        self._end(request, Outcome.FAILED, f"failed: {reason}", now_s)
         if self.dispatcher.num_waiting:
             self.advance(now_s)
 
@@ -188,20 +190,22 @@ class Gateway:
         elif ticket.is_waiting:
             self.dispatcher.withdraw(ticket)
         request.is_held = False
-        self._recorder.ended(request, Outcome.CANCELLED, "", now_s)
+        self._end(request, Outcome.CANCELLED, "", now_s)
         if self.dispatcher.num_waiting:
             self.advance(now_s)
 
     def lose_all(self, now_s: float) -> None:
-        """The process is gone: what waited or was held here has failed; what was under way, its replicas tell."""
-        held, self._held = self._held, deque()
-        waiting = [ticket.handle for room in self.dispatcher._rooms.values() for ticket in room.waiting()]
-        for request in [*held, *waiting]:
-            if not request.is_over and (request.is_held or (request.ticket and request.ticket.is_waiting)):
-                if request.ticket.is_waiting:
-                    self.dispatcher.withdraw(request.ticket)
-                request.is_held = False
-                self._recorder.ended(request, Outcome.FAILED, "failed: region away", now_s)
+        """Effects: the process is gone, and what it still had has failed."""
+        for request in list(self._open):
+            ticket = request.ticket
+            assert ticket is not None
+            if ticket.place is not None:
+                self.dispatcher.finish(ticket, now_s, None)
+            elif ticket.is_waiting:
+                self.dispatcher.withdraw(ticket)
+            request.is_held = False
+            self._end(request, Outcome.FAILED, "failed: region away", now_s)
+        self._held.clear()
 
     def advance(self, now_s: float) -> None:
         """Who starts now, and who has to go."""
@@ -214,6 +218,11 @@ class Gateway:
             else:
                 self._refused(request, decision, now_s, was_queued=True)
         self._set_timer(now_s)
+
+    def _end(self, request: Request, outcome: Outcome, reason: str, now_s: float, *, num_tokens: int = 0) -> None:
+        """The one end of a request that is here."""
+        del self._open[request]
+        self._recorder.ended(request, outcome, reason, now_s, num_tokens=num_tokens)
 
     def _ticket(self, request: Request, now_s: float, *, may_leave: bool) -> Ticket:
         terms = self._terms_of(request.arrival.kind)
@@ -230,12 +239,12 @@ class Gateway:
 
     def _terms_of(self, kind: RequestKind) -> CallTerms:
         """What a kind of requests accepts and is promised, as `gateway.terms` reads it from keys and classes."""
-        terms = self._terms.get(kind)
+        terms = self._terms.get(id(kind))
         if terms is None:
             priority = self._config.priority(kind.priority)
             assert priority is not None, "the scenario was checked"
             ttft_s = self.ladder.config.ttft_s
-            terms = self._terms[kind] = CallTerms(
+            terms = self._terms[id(kind)] = CallTerms(
                 tenant=kind.tenant,
                 priority=kind.priority,
                 importance=priority.importance,
@@ -258,7 +267,7 @@ class Gateway:
         if not decision.is_held:
             return False
         if len(self._held) >= self._admission.max_held:
-            self._recorder.ended(request, Outcome.REJECTED, "rejected: too many held", now_s)
+            self._end(request, Outcome.REJECTED, "rejected: too many held", now_s)
             return True
         request.is_held = True
         self._held.append(request)
@@ -278,7 +287,7 @@ class Gateway:
         if request.is_held and not request.is_over:
             request.is_held = False
             self._held.remove(request)
-            self._recorder.ended(request, Outcome.EVICTED, "evicted: held too long", now_s)
+            self._end(request, Outcome.EVICTED, "evicted: held too long", now_s)
 
     def _lose_patience(self, now_s: float, request: Request) -> None:
         if not request.is_over and request.first_s is None:
@@ -299,10 +308,10 @@ class Gateway:
 
     def _refused(self, request: Request, refused: Refuse, now_s: float, *, was_queued: bool) -> None:
         if request.has_failed:
-            self._recorder.ended(request, Outcome.FAILED, "failed: no rung answered", now_s)
+            self._end(request, Outcome.FAILED, "failed: no rung answered", now_s)
             return
         outcome = Outcome.EVICTED if was_queued else Outcome.REJECTED
-        self._recorder.ended(request, outcome, f"{outcome.value}: {refused.reason.value}", now_s)
+        self._end(request, outcome, f"{outcome.value}: {refused.reason.value}", now_s)
 
     def _set_timer(self, now_s: float) -> None:
         wake_s = self.dispatcher.next_wake_s()

@@ -107,16 +107,21 @@ class Recorder:
         self._names = [rung.name for rung in scenario.ladder]
         self._bins = bins
         self.series = RegionSeries(bins)
-        self.tallies: dict[RequestKind, Tally] = {}
+        self._tallies: dict[int, tuple[RequestKind, Tally]] = {}  # by identity: a kind takes long to hash
         self.num_open = 0
         """Requests that have come and not ended."""
 
     def tally(self, kind: RequestKind) -> Tally:
         """Of one kind of requests."""
-        found = self.tallies.get(kind)
+        found = self._tallies.get(id(kind))
         if found is None:
-            found = self.tallies[kind] = Tally()
-        return found
+            found = self._tallies[id(kind)] = (kind, Tally())
+        return found[1]
+
+    @property
+    def tallies(self) -> list[tuple[RequestKind, Tally]]:
+        """Of all kinds that have come."""
+        return list(self._tallies.values())
 
     def arrived(self, request: Request) -> None:
         """A client's request has come."""

@@ -114,9 +114,6 @@ class Region:
         for fleet in self.fleets:
             fleet.lose_all(now_s)
         self.gateway.lose_all(now_s)
-        for request in list(self.attempts.elsewhere):
-            if not request.is_over:
-                self.gateway.broken(request, now_s, "region away")
         self.attempts.elsewhere.clear()
         self.gateway.start_anew()
 

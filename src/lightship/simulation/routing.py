@@ -34,6 +34,7 @@ class RungRouting:
         self._config = config
         self._states: dict[str, ReplicaState] = {}
         self._heap: list[_Entry] = []
+        self._is_complete = False  # whether the heap has every replica as it stands
         self.num_ready = 0
 
     def add(self, state: ReplicaState) -> None:
@@ -51,12 +52,12 @@ class RungRouting:
 
     def note(self, state: ReplicaState) -> None:
         """Its work has changed, or whether it is kept away from."""
-        if len(self._states) > _FEW and state.is_ready:
+        if len(self._states) <= _FEW:
+            self._is_complete = False
+        elif self._is_complete and state.is_ready:
             heapq.heappush(self._heap, (state.work_s, state.last_start, state.name, state))
             if len(self._heap) > _STALE_PER_REPLICA * len(self._states):
                 self._rebuild()
-        elif self._heap:
-            self._heap = []
 
     def pick(self, *, excluded: Collection[str], now_s: float) -> Choice:
         """The gateway's choice."""
@@ -69,7 +70,7 @@ class RungRouting:
 
     def _first_usable(self, excluded: Collection[str], now_s: float) -> list[ReplicaState]:
         """The one or two usable ones that come first in the order of `pick_replica`."""
-        if not self._heap:
+        if not self._is_complete:
             self._rebuild()
         heap = self._heap
         found: list[ReplicaState] = []
@@ -94,3 +95,4 @@ class RungRouting:
     def _rebuild(self) -> None:
         self._heap = [(one.work_s, one.last_start, one.name, one) for one in self._states.values()]
         heapq.heapify(self._heap)
+        self._is_complete = True

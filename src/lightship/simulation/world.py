@@ -178,7 +178,7 @@ class World:
         """All of it, once time is over."""
         scenario = self.scenario
         counted_s = scenario.duration_s - scenario.warmup_s
-        tallies = {name: list(region.recorder.tallies.items()) for name, region in self.regions.items()}
+        tallies = {name: region.recorder.tallies for name, region in self.regions.items()}
         every = [pair for pairs in tallies.values() for pair in pairs]
         fleets = [self._fleet_summary(region, fleet) for region in self.regions.values() for fleet in region.fleets]
         total = together(tally for _, tally in every)

@@ -76,7 +76,7 @@ def without_here(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "regions": {name: one for name, one in data["regions"].items() if one is not None}}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(services())
 def test_service_in_trouble_accounts_for_everything(data: dict[str, Any]) -> None:
     world = World(scenario := scenario_of(without_here(data), where="test"), _profiles(scenario), folder=Path())
@@ -133,6 +133,7 @@ def test_service_two_requests_by_hand(tmp_path: Path) -> None:
     assert result.usd_per_1m_good_tokens == pytest.approx(3.6e6 / 12)
 
 
+@pytest.mark.slow
 def test_service_one_request_at_a_time_on_three_replicas_waits_as_m_m_3_says() -> None:
     """Erlang's C formula with c = 3 and a = 2.25: P(wait) = 0.5678, mean wait = P s / (c - a) = 0.757 s of service."""
     step = {"step_s": 0.001, "prefill_token_s": 0.0, "decode_token_s": 0.0}
@@ -250,9 +251,9 @@ def test_service_slow_replica_is_taken_out_by_its_peers() -> None:
 def test_service_upstream_takes_what_is_too_much_within_its_money() -> None:
     crowded = {"regions": {"here": {"traffic": {"requests_per_s": 34.0, "kinds": [kind(max_tokens=200)]}}}}
     money = {"max_usd_per_hour": 3.0, "usd_per_1m_input_tokens": 1.0, "usd_per_1m_output_tokens": 4.0}
-    result = run(small(ladder=[rung("top")], duration_s=600.0, upstream=money, **crowded))
-    # a tenth of the hour's money at once and the sixth of an hour that the run lasts
-    assert 0.2 < result.usd_upstream <= 3.0 * (1 / 10 + 1 / 6)
+    result = run(small(ladder=[rung("top")], duration_s=300.0, upstream=money, **crowded))
+    # a tenth of the hour's money at once and the twelfth of an hour that the run lasts
+    assert 0.1 < result.usd_upstream <= 3.0 * (1 / 10 + 1 / 12)
     assert result.total.num_spilled == result.total.answered_by["elsewhere"] > 100
     assert result.usd == pytest.approx(result.usd_replicas + result.usd_upstream)
 

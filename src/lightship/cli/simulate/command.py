@@ -38,6 +38,7 @@ def add_simulate_command(subparsers: argparse._SubParsersAction[argparse.Argumen
     )
     parser.add_argument("--seed", type=int, metavar="N", help="decides everything random (default: the scenario's)")
     parser.add_argument("--html", type=Path, metavar="FILE", help="writes the page")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="writes each plot of the page as an SVG file")
     parser.add_argument("--json", action="store_true", help="prints everything as JSON")
     parser.add_argument("--schema", action="store_true", help="prints the JSON Schema of scenario files")
     parser.set_defaults(run=_simulate)

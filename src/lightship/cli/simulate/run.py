@@ -14,6 +14,7 @@ from lightship.cli.simulate.tables import print_results
 from lightship.errors import UsageError
 from lightship.simulation.reading import load_scenario, merged, scenario_of, scenario_schema
 from lightship.simulation.report.page import render_page
+from lightship.simulation.report.standalone import write_plots
 from lightship.simulation.result import SimulationResult, result_json
 from lightship.simulation.scenario import Scenario
 from lightship.simulation.world import simulate_service
@@ -33,6 +34,8 @@ def run_simulate(args: argparse.Namespace) -> int:
     if args.scenario is None:
         hint = "Write `lightship simulate examples/simulation/two-rungs.yaml`, or --schema for what may stand in one."
         raise UsageError("no scenario was given", where="FILE", hint=hint)
+    if args.plots is not None and args.plots.exists() and not args.plots.is_dir():
+        raise UsageError("this is a file, not a folder", where=str(args.plots))
     if args.html is not None and not args.html.absolute().parent.is_dir():
         raise UsageError("the folder does not exist", where=str(args.html))
     changes = [*args.set, *([f"seed={args.seed}"] if args.seed is not None else [])]
@@ -43,6 +46,8 @@ def run_simulate(args: argparse.Namespace) -> int:
     if args.html is not None:
         args.html.write_text(render_page(results), "utf-8")
         sys.stderr.write(f"wrote {args.html}\n")
+    if args.plots is not None:
+        sys.stderr.write(f"wrote {len(write_plots(results, args.plots))} plots to {args.plots}\n")
     if args.json:
         sys.stdout.write(json.dumps({"simulations": [result_json(one) for one in results]}) + "\n")
     else:
