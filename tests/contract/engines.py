@@ -47,6 +47,7 @@ ADAPTER = "tiny-pirate"
 STARTUP_TIMEOUT_S = 300.0
 _COMMON: dict[str, Any] = {"model_name": MODEL, "variant_name": "v", "variant_digest": "sha256:" + "ab" * 32}
 _RANK = 4
+_LOG_TAIL_CHARS = 16_000
 
 
 @dataclass
@@ -67,6 +68,10 @@ class RunningEngine:
         assert self.process._process is not None
         assert self.process._process.stdin is not None
         self.process._process.stdin.close()
+
+    def log_tail(self) -> str:
+        """The end of what it wrote, long enough for a traceback through an engine."""
+        return self.process.log_path.read_text("utf-8", errors="replace")[-_LOG_TAIL_CHARS:]
 
     def is_gone(self) -> bool:
         """Whether the process and all its helpers have ended."""

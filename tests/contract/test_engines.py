@@ -6,6 +6,7 @@ pytest tests/contract/test_engines.py -m "not toolchain"       without vLLM and 
 
 from __future__ import annotations
 
+import http.client
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -53,7 +54,12 @@ def engine(start: Start) -> Iterator[RunningEngine]:
 def test_engine(check: Check, engine: RunningEngine) -> None:
     if not check.applies_to(engine.under_test):
         pytest.skip(f"not declared: {', '.join(sorted(check.needs - engine.under_test.features))}")
-    check.run(engine.under_test)
+    if engine.is_gone():
+        pytest.fail("the engine ended in an earlier check", pytrace=False)
+    try:
+        check.run(engine.under_test)
+    except (OSError, http.client.HTTPException) as error:  # no answer at all: what the engine wrote says why
+        pytest.fail(f"{type(error).__name__}: {error}; the end of its log:\n{engine.log_tail()}", pytrace=False)
 
 
 def test_engine_drains(engine: RunningEngine) -> None:

@@ -299,12 +299,12 @@ class Attempts:
         upstream = self._upstream
         assert upstream is not None, "there is a spill rung only where there is something behind it"
         request.spilled_loss = upstream.quality_loss
+        request.num_tokens = _num_output_tokens(request)
         # it is paid whatever becomes of the answer here
         self.upstream_usd += (
             request.arrival.num_prompt_tokens * upstream.usd_per_1m_input_tokens
             + request.num_tokens * upstream.usd_per_1m_output_tokens
         ) / 1e6
-        request.num_tokens = _num_output_tokens(request)
         first_s = now_s + upstream.ttft_s
         self._events.plan(first_s, self.spill_first, request)
         end_s = first_s + upstream.tpot_s * (request.num_tokens - 1)

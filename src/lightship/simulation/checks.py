@@ -195,6 +195,8 @@ def mean_requests_per_s(traffic: TrafficSpec) -> float | None:
 
 def _kind_problems(kind: RequestKind, scenario: Scenario) -> Iterator[str]:
     yield from _positive(kind, "share", "max_tokens", "patience_s")
+    if kind.has_fixed_length and kind.max_tokens is not None:
+        yield "max_tokens: goes not with has_fixed_length, which says the bound of each request"
     if kind.priority != DEFAULT_PRIORITY and kind.priority not in scenario.priorities:
         known = ", ".join(sorted({DEFAULT_PRIORITY, *scenario.priorities}))
         yield f"priority: must be a class of the scenario ({known}), got {kind.priority!r}"

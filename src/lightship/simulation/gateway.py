@@ -19,7 +19,7 @@ from lightship.gateway.dispatch.ticket import Answered, Refuse, Start, Ticket
 from lightship.ports.engine import CallTerms, Degrade, EngineCall, Outcome
 from lightship.ports.replica_control import RungStatus
 from lightship.simulation.events import EventQueue
-from lightship.simulation.recording import Decision, DecisionList, Recorder
+from lightship.simulation.recording import LADDER, Decision, DecisionList, Recorder
 from lightship.simulation.requests import Request
 from lightship.simulation.scenario import Admission, RequestKind
 
@@ -225,8 +225,10 @@ class Gateway:
         self._recorder.ended(request, outcome, reason, now_s, num_tokens=num_tokens)
 
     def _ticket(self, request: Request, now_s: float, *, may_leave: bool) -> Ticket:
-        terms = self._terms_of(request.arrival.kind)
-        prompt, output = request.arrival.num_prompt_tokens, request.arrival.kind.max_tokens
+        arrival = request.arrival
+        terms = self._terms_of(arrival.kind)
+        prompt = arrival.num_prompt_tokens
+        output = arrival.num_output_tokens if arrival.kind.has_fixed_length else arrival.kind.max_tokens
         terms = CallTerms(
             terms.tenant, terms.priority, terms.importance, "", prompt,
             output or self._config.default_output_tokens, math.inf, terms.max_wait_s,
@@ -333,6 +335,6 @@ class Gateway:
         rate = self.ladder.arrivals.per_s(now_s)
         reason = "overload" if step > self._step else "fewer arrivals, or a trial"
         detail = f"at {rate:.3g} arrivals/s"
-        self._decisions.note(Decision(now_s, self._name, "ladder", self._step, step, reason, detail))
+        self._decisions.note(Decision(now_s, self._name, LADDER, self._step, step, reason, detail))
         self._recorder.series.level.set(now_s, step)
         self._step = step

@@ -17,13 +17,17 @@ MOST_BINS = 288
 _LEAST_BIN_S = 1.0
 # Decisions that are kept word for word; the others are counted.
 _MOST_DECISIONS = 5000
+# Requests below which a share of them says little.
+_LEAST_JUDGED = 50
+# What a decision is about, where it is not a fleet.
+LADDER = "ladder"
 
 _ANSWERED = frozenset({Outcome.SERVED, Outcome.DEGRADED})
 _REFUSED = frozenset({Outcome.REJECTED, Outcome.EVICTED})
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """One decision with its reason: a number of replicas, or a step of a ladder."""
+    """One decision with its reason: a number of replicas (`what` is the fleet), or a step of a ladder (`LADDER`)."""
 
     at_s: float
     region: str
@@ -35,16 +39,22 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class DecisionList:
-    """The first decisions whole, all of them by reason."""
+    """The first decisions whole, and counts of all of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, most_kept: int = _MOST_DECISIONS) -> None:
+        self._most_kept = most_kept
         self.kept: list[Decision] = []
         self.by_reason: Counter[str] = Counter()
+        self.num_ladder_moves = self.num_replica_changes = 0
 
     def note(self, decision: Decision) -> None:
         """One was made."""
         self.by_reason[decision.reason] += 1
-        if len(self.kept) < _MOST_DECISIONS:
+        if decision.what == LADDER:
+            self.num_ladder_moves += 1
+        else:
+            self.num_replica_changes += 1
+        if len(self.kept) < self._most_kept:
             self.kept.append(decision)
 
 
@@ -89,6 +99,15 @@ class RegionSeries:
             setattr(self, name, self.bins.series())
         self.level = self.bins.levels()
         self.ttft_s = [LogHistogram() for _ in range(self.bins.num_bins)]
+
+    def worst(self, *, from_s: float) -> tuple[float, float] | None:
+        """(least share of one bin's requests that were good, when it began); None where no bin had enough of them."""
+        shares = [
+            (good / arrived, index * self.bins.bin_s)
+            for index, (good, arrived) in enumerate(zip(self.good.values, self.arrivals.values, strict=True))
+            if arrived >= _LEAST_JUDGED and index * self.bins.bin_s >= from_s
+        ]
+        return min(shares, default=None)
 
 
 class Recorder:

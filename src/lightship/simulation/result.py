@@ -60,10 +60,18 @@ class FleetSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RegionSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One region: its clients' requests, and what its gateway saw over time (counts per bin, by when they came)."""
+    """One region: its clients' requests, and what its gateway saw over time (counts per bin, by when they came).
+
+    Args:
+        worst_attainment: The least share within the promise in one bin with requests enough to say, after the warm-up:
+            what a mean over a day hides.
+        worst_at_s: When that bin began.
+    """
 
     name: str
     clients: Summary
+    worst_attainment: float | None
+    worst_at_s: float | None
     num_forwarded: int
     num_ejections: int
     arrivals: list[float]
@@ -92,8 +100,9 @@ class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about one simulation.
 
     Args:
-        usd: Replicas and upstream together.
-        usd_per_1m_good_tokens: Of output tokens in answers within the promise.
+        usd: Replicas and upstream together, of the whole time, warm-up included.
+        usd_per_1m_good_tokens: What was paid after the warm-up, for output tokens in answers within the promise.
+        decisions: The first ones; the counts are of all.
         left_over: Requests without an end, and counters that are not zero; always 0.
     """
 
@@ -119,9 +128,22 @@ class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
     usd_per_1m_good_tokens: float | None
     decisions: list[Decision]
     num_decisions_by_reason: dict[str, int]
+    num_ladder_moves: int
+    num_replica_changes: int
     num_scale_calls: int
     left_over: int
     schema: str = SCHEMA
+
+
+def worst_attainment(result: SimulationResult) -> float | None:
+    """The least share within the promise that any region's clients saw over one bin of time."""
+    shares = (region.worst_attainment for region in result.regions)
+    return min((share for share in shares if share is not None), default=None)
+
+
+def bin_words(result: SimulationResult) -> str:
+    """The length of one bin of time."""
+    return f"{result.bin_s / 60:.3g} minutes" if result.bin_s >= 60 else f"{result.bin_s:.3g} s"
 
 
 def result_json(result: SimulationResult) -> dict[str, Any]:

@@ -152,6 +152,8 @@ class RequestKind(Record, frozen=True, kw_only=True):
         prompt_tokens: Lengths of prompts.
         output_tokens: Lengths of answers.
         max_tokens: The bound that clients send; None: none, and the gateway's default is taken.
+        has_fixed_length: Clients ask for exactly as many tokens as they get (`max_tokens` with `ignore_eos`), as load
+            generators do; the gateway reckons with them.
         is_streamed: Whether they ask for a stream.
         patience_s: A client without a first token leaves after so long; None: never.
         may_leave: Whether it may be answered elsewhere than in its region.
@@ -163,6 +165,7 @@ class RequestKind(Record, frozen=True, kw_only=True):
     prompt_tokens: Lengths = Lengths(mean=300.0)
     output_tokens: Lengths = Lengths(mean=100.0, most=1024)
     max_tokens: int | None = None
+    has_fixed_length: bool = False
     is_streamed: bool = True
     patience_s: float | None = None
     may_leave: bool = True

@@ -75,12 +75,15 @@ class World:
                 regions=self.regions,
             )
         self._num_streams = len(self._streams)
+        self._warmup_usd = 0.0
 
     def run(self) -> None:
         """Lets all requests come and end."""
         scenario, events = self.scenario, self.events
         for name, stream in self._streams.items():
             self._plan_next(self.regions[name], stream)
+        if scenario.warmup_s:
+            events.plan(scenario.warmup_s, self._end_warm_up)
         events.plan(0.0, self._look)
         if math.isfinite(scenario.routing.outliers.interval_s):
             events.plan(scenario.routing.outliers.interval_s, self._judge)
@@ -129,6 +132,13 @@ class World:
         if not others:
             return region if not region.is_away else None
         return min(others, key=lambda one: (self.scenario.rtt_between(region.name, one.name), one.name))
+
+    def _end_warm_up(self, now_s: float, argument: object) -> None:
+        """Effects: notes what was paid until now, for answers that are not counted."""
+        del argument
+        for region in self.regions.values():
+            replicas_usd = math.fsum(fleet.paid_machine_s(now_s) * fleet.usd_per_s for fleet in region.fleets)
+            self._warmup_usd += replicas_usd + region.attempts.upstream_usd
 
     def _look(self, now_s: float, argument: object) -> None:
         del argument
@@ -185,6 +195,7 @@ class World:
         usd_replicas = math.fsum(one.usd for one in fleets)
         usd_upstream = math.fsum(region.attempts.upstream_usd for region in self.regions.values())
         usd = usd_replicas + usd_upstream
+        counted_usd = usd - self._warmup_usd
         by_priority = _grouped((kind.priority, tally) for kind, tally in every)
         by_tenant = _grouped((kind.tenant, tally) for kind, tally in every if kind.tenant)
         return SimulationResult(
@@ -210,9 +221,11 @@ class World:
             usd_replicas=usd_replicas,
             usd_upstream=usd_upstream,
             usd=usd,
-            usd_per_1m_good_tokens=1e6 * usd / total.num_good_tokens if total.num_good_tokens and usd else None,
+            usd_per_1m_good_tokens=1e6 * counted_usd / total.num_good_tokens if total.num_good_tokens and usd else None,
             decisions=self.decisions.kept,
             num_decisions_by_reason=dict(sorted(self.decisions.by_reason.items())),
+            num_ladder_moves=self.decisions.num_ladder_moves,
+            num_replica_changes=self.decisions.num_replica_changes,
             num_scale_calls=sum(region.controller.num_decisions for region in self.regions.values()),
             left_over=self.left_over(),
         )
@@ -262,9 +275,12 @@ class World:
 
     def _region_summary(self, region: Region, clients: Tally, counted_s: float) -> RegionSummary:
         series = region.recorder.series
+        worst = series.worst(from_s=self.scenario.warmup_s)
         return RegionSummary(
             name=region.name,
             clients=_summary(clients, counted_s),
+            worst_attainment=None if worst is None else worst[0],
+            worst_at_s=None if worst is None else worst[1],
             num_forwarded=region.num_forwarded,
             num_ejections=region.attempts.num_ejections,
             arrivals=series.arrivals.values,

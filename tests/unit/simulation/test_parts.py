@@ -15,6 +15,7 @@ from lightship.gateway.routing.picking import ReplicaState, RequestFacts, pick_r
 from lightship.simulation.engine.skipping import SkippingEngine
 from lightship.simulation.measuring import closed_loop
 from lightship.simulation.profiles import faster, resolve_profile
+from lightship.simulation.recording import Decision, DecisionList, RegionSeries, bins_of
 from lightship.simulation.routing import RungRouting
 from lightship.simulation.scenario import (
     Burst,
@@ -172,3 +173,22 @@ def test_profile_roofline_and_speed_by_hand() -> None:
     assert profile.costs.context_token_s == pytest.approx(1.31072e-7)
     assert faster(profile, 4.0).costs.step_s == pytest.approx(0.004)
     assert SkippingEngine(profile).next_event_s == float("inf")
+
+
+def test_decision_list_counts_all_and_keeps_the_first() -> None:
+    decisions = DecisionList(most_kept=2)
+    for number, (what, reason) in enumerate([("ladder", "overload"), ("here/top", "load"), ("ladder", "overload")]):
+        decisions.note(Decision(float(number), "here", what, 0, 1, reason, ""))
+    assert [one.at_s for one in decisions.kept] == [0.0, 1.0]
+    assert (decisions.num_ladder_moves, decisions.num_replica_changes) == (2, 1)
+    assert decisions.by_reason == {"overload": 2, "load": 1}
+
+
+def test_region_series_worst_bin_is_the_one_with_the_least_share_of_good_requests() -> None:
+    series = RegionSeries(bins_of(4.0))
+    for at_s, arrived, good in ((0, 100, 10), (1, 100, 90), (2, 100, 80), (3, 10, 0)):
+        series.arrivals.add(at_s, arrived)
+        series.good.add(at_s, good)
+    assert series.worst(from_s=0.0) == (0.1, 0.0)
+    assert series.worst(from_s=1.0) == (0.8, 2.0)  # the last one had too few to say
+    assert RegionSeries(bins_of(4.0)).worst(from_s=0.0) is None

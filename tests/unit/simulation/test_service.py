@@ -258,6 +258,29 @@ def test_service_upstream_takes_what_is_too_much_within_its_money() -> None:
     assert result.usd == pytest.approx(result.usd_replicas + result.usd_upstream)
 
 
+def test_service_upstream_is_paid_for_every_token_that_goes_there() -> None:
+    tokens = {"distribution": "fixed", "mean": 100}
+    lengths = {"prompt_tokens": tokens, "output_tokens": {**tokens, "mean": 50}}
+    crowded = {"regions": {"here": {"traffic": {"requests_per_s": 34.0, "kinds": [lengths]}}}}
+    money = {"max_usd_per_hour": 3.0, "usd_per_1m_input_tokens": 1.0, "usd_per_1m_output_tokens": 4.0}
+    result = run(small(ladder=[rung("top")], upstream=money, **crowded))
+    assert result.total.num_spilled > 100
+    assert result.usd_upstream == pytest.approx(result.total.num_spilled * (100 * 1.0 + 50 * 4.0) / 1e6)
+
+
+def test_service_lengths_that_clients_say_are_what_the_gateway_reckons_with() -> None:
+    lengths = {"prompt_tokens": {"distribution": "fixed", "mean": 100}, "output_tokens": {"distribution": "fixed", "mean": 50}}
+    # 0.001 USD at a time: enough for 100 tokens in and 50 out, not for the 512 that an answer without a bound may have
+    money = {"max_usd_per_hour": 0.01, "usd_per_1m_input_tokens": 1.0, "usd_per_1m_output_tokens": 4.0}
+
+    def num_spilled(**changes: Any) -> int:
+        crowded = {"regions": {"here": {"traffic": {"requests_per_s": 34.0, "kinds": [{**lengths, **changes}]}}}}
+        return run(small(ladder=[rung("top")], upstream=money, **crowded)).total.num_spilled
+
+    assert num_spilled() == 0
+    assert num_spilled(has_fixed_length=True) >= 3
+
+
 def test_service_region_spills_to_another_one_and_is_told_when_that_is_full() -> None:
     data = small(duration_s=60.0, ladder=[rung("top")], rtt_s={"eu": {"us": 0.1}})
     spill = {"to": "us", "max_usd_per_hour": 1e6}
@@ -307,6 +330,10 @@ def test_service_more_replicas_start_when_the_load_asks_for_them() -> None:
 def test_service_warm_up_is_not_counted() -> None:
     whole, counted = run(small()), run(small(warmup_s=30.0))
     assert counted.total.num_requests == sum(whole.regions[0].arrivals[30:])
+    # four replicas for half a minute at 3.60 an hour
+    assert counted.usd == pytest.approx(whole.usd) == pytest.approx(2 * 4 * 3.6 / 120)
+    per_token = 4 * 3.6 / 120 / counted.total.num_good_output_tokens
+    assert counted.usd_per_1m_good_tokens == pytest.approx(1e6 * per_token)
 
 
 def test_simulate_service_measures_rungs_that_say_nothing() -> None:

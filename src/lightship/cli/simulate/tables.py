@@ -9,7 +9,7 @@ from rich.table import Table
 
 from lightship.cli.tables import print_table
 from lightship.ports.engine import Outcome
-from lightship.simulation.result import SimulationResult
+from lightship.simulation.result import SimulationResult, bin_words, worst_attainment
 
 _Words = Callable[[SimulationResult], str]
 
@@ -44,6 +44,7 @@ def _summary(results: Sequence[SimulationResult]) -> Table:
         ("offered, requests/s", lambda one: f"{one.total.offered_requests_per_s:.4g}"),
         ("goodput, requests/s", lambda one: f"{one.total.goodput_requests_per_s:.4g}"),
         ("within the promise", lambda one: _share(one.total.attainment)),
+        (f"in the worst {bin_words(results[0])}", lambda one: _share(worst_attainment(one))),
         *((outcome.value, _outcome(outcome)) for outcome in Outcome),
         ("degraded share of answers", lambda one: _share(one.total.degraded_share)),
         ("quality lost, mean", lambda one: _share(one.total.mean_quality_loss)),
@@ -54,8 +55,8 @@ def _summary(results: Sequence[SimulationResult]) -> Table:
         ("replicas, USD", lambda one: f"{one.usd_replicas:,.2f}"),
         ("upstream, USD", lambda one: f"{one.usd_upstream:,.2f}"),
         ("USD per 1M good tokens", lambda one: _money(one.usd_per_1m_good_tokens)),
-        ("ladder moves", lambda one: f"{sum(decision.what == 'ladder' for decision in one.decisions):,}"),
-        ("changes of replicas", lambda one: f"{sum(decision.what != 'ladder' for decision in one.decisions):,}"),
+        ("ladder moves", lambda one: f"{one.num_ladder_moves:,}"),
+        ("changes of replicas", lambda one: f"{one.num_replica_changes:,}"),
     ]
     for name, words in rows:
         table.add_row(name, *(words(one) for one in results))

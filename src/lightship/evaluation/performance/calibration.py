@@ -75,7 +75,7 @@ class CalibrationPlan:
     mixed_prompt_tokens: tuple[int, int] = (8, 600)
     mixed_output_tokens: tuple[int, int] = (4, 160)
     mixed_requests_per_user: int = 6
-    max_warm_up_s: float = 15.0
+    max_warm_up_s: float = 120.0
     seed: int = 0
 
 

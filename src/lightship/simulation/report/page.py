@@ -12,7 +12,7 @@ from lightship.evaluation.report.wording import data_element, dollars, three_dig
 from lightship.ports.engine import Outcome
 from lightship.simulation.report.lines import render_lines
 from lightship.simulation.report.plots import TimePlot, fleet_plots, label_of, time_plots
-from lightship.simulation.result import SimulationResult, Summary
+from lightship.simulation.result import SimulationResult, Summary, bin_words, worst_attainment
 
 # Decisions that are shown; the JSON has more.
 _MOST_DECISIONS = 40
@@ -74,6 +74,7 @@ def _summary_section(results: Sequence[SimulationResult]) -> str:
         ("Requests", lambda one: f"{one.total.num_requests:,}"),
         ("Goodput, requests/s", lambda one: _figure(one.total.goodput_requests_per_s)),
         ("Within the promise", lambda one: _share(one.total.attainment)),
+        (f"In the worst {bin_words(results[0])} of a region", lambda one: _share(worst_attainment(one))),
         *((outcome.value.capitalize(), _outcome(outcome)) for outcome in Outcome),
         ("Degraded share of answers", lambda one: _share(one.total.degraded_share)),
         ("Quality lost, mean over answers", lambda one: _share(one.total.mean_quality_loss)),
