@@ -269,7 +269,8 @@ def test_service_upstream_is_paid_for_every_token_that_goes_there() -> None:
 
 
 def test_service_lengths_that_clients_say_are_what_the_gateway_reckons_with() -> None:
-    lengths = {"prompt_tokens": {"distribution": "fixed", "mean": 100}, "output_tokens": {"distribution": "fixed", "mean": 50}}
+    fixed = {"distribution": "fixed", "mean": 100}
+    lengths = {"prompt_tokens": fixed, "output_tokens": {**fixed, "mean": 50}}
     # 0.001 USD at a time: enough for 100 tokens in and 50 out, not for the 512 that an answer without a bound may have
     money = {"max_usd_per_hour": 0.01, "usd_per_1m_input_tokens": 1.0, "usd_per_1m_output_tokens": 4.0}
 
