@@ -85,9 +85,13 @@ def test_optimize_stopped_by_a_signal_goes_on_where_it_was_and_writes_what_it_fo
         command, env=environment, cwd=user.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
+        said = []
         for line in process.stderr:  # the reference is scored before anything is loaded
+            said.append(line)
             if "speed of fp16@openvino (" in line:
                 break
+        else:
+            pytest.fail(f"it ended before it had measured a speed: {''.join(said)}")
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -55,6 +55,7 @@ class RungLoad(msgspec.Struct, frozen=True, kw_only=True):
         num_held: Requests that wait for a replica to wake or start.
         num_queued: Requests that wait for room.
         num_in_flight: Requests under way.
+        num_degraded: Requests under way on lower rungs for want of room on this one, in requests of its own speed.
         attainment: Share of recent answers that kept the promise; None where there were too few.
     """
 
@@ -63,6 +64,7 @@ class RungLoad(msgspec.Struct, frozen=True, kw_only=True):
     num_held: int = 0
     num_queued: int = 0
     num_in_flight: int = 0
+    num_degraded: float = 0.0
     attainment: float | None = None
 
 

@@ -6,7 +6,8 @@
     less load         down by one at a time, never below the most that was wanted within the window
     no request for `idle_after_s`           down to the least, which may be none
 
-Load is requests: those under way and those that wait. A processor's or accelerator's utilisation says nothing here, for
+Load is requests: those under way, those that wait, and, where replicas come before lower rungs, those that a lower rung
+answers meanwhile. A processor's or accelerator's utilisation says nothing here, for
 a single batch keeps it busy. Going up at once and down by the window's maximum is the rule of the Kubernetes
 HorizontalPodAutoscaler (its `behavior.scaleDown.stabilizationWindowSeconds`), whose default window is taken too.
 """
@@ -63,26 +64,32 @@ def most_replicas(policy: ScalePolicy) -> int:
 
 def _noted(load: ScaleLoad, history: ScaleHistory) -> ScaleHistory:
     """The history with the time of the last request; the clock of idleness begins with the first call."""
-    is_busy = load.num_queued + load.num_in_flight > 0
-    if is_busy or history.last_busy_s is None:
+    if _num_requests(load) > 0 or history.last_busy_s is None:
         return replace(history, last_busy_s=load.now_s)
     return history
 
 
 def _is_idle(load: ScaleLoad, history: ScaleHistory, policy: ScalePolicy) -> bool:
     last_busy_s = load.now_s if history.last_busy_s is None else history.last_busy_s
-    return load.num_queued + load.num_in_flight == 0 and load.now_s - last_busy_s >= policy.idle_after_s
+    return _num_requests(load) == 0 and load.now_s - last_busy_s >= policy.idle_after_s
+
+
+def _num_requests(load: ScaleLoad) -> float:
+    """All that keep it from being idle; those on lower rungs would be here if there were room."""
+    return load.num_queued + load.num_in_flight + load.num_degraded
 
 
 def _wanted(load: ScaleLoad, history: ScaleHistory, policy: ScalePolicy) -> _Wanted:
-    demand = load.num_queued + load.num_in_flight
+    num_degraded = load.num_degraded if policy.prefer is Prefer.REPLICAS else 0.0
+    demand = load.num_queued + load.num_in_flight + num_degraded
     if not demand:
         # until it is idle one stays: a pause between two requests is no reason to start again
         least = min(1, history.replicas)
         return _Wanted(least, ScaleReason.LESS_LOAD, "no requests")
     each = _in_flight_each(policy)
     replicas = math.ceil(demand / each - 1e-9)
-    detail = f"{load.num_in_flight} under way and {load.num_queued} waiting at {each:g} each"
+    degraded = f", {num_degraded:g} on lower rungs" if num_degraded else ""
+    detail = f"{load.num_in_flight} under way{degraded} and {load.num_queued} waiting at {each:g} each"
     reason = ScaleReason.WAKE if not history.replicas else ScaleReason.LOAD
     is_missed = load.attainment is not None and load.attainment < policy.attainment
     if is_missed and load.num_ready and replicas <= load.num_ready:

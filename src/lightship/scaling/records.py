@@ -54,6 +54,8 @@ class ScaleLoad(msgspec.Struct, frozen=True, kw_only=True):
         now_s: On the clock that all times here are on.
         num_queued: Requests that wait, held ones included.
         num_in_flight: Requests under way.
+        num_degraded: Requests under way on lower rungs for want of room here, in requests of this rung's speed. Where
+            replicas come first they are demand, or a ladder that has stepped down would never find room above.
         num_ready: Replicas that serve.
         num_starting: Replicas that come up: capacity in flight, never idle.
         attainment: Share of recent answers that kept the promise; None where there were too few to say.
@@ -64,6 +66,7 @@ class ScaleLoad(msgspec.Struct, frozen=True, kw_only=True):
     now_s: float
     num_queued: int = 0
     num_in_flight: int = 0
+    num_degraded: float = 0.0
     num_ready: int = 0
     num_starting: int = 0
     attainment: float | None = None

@@ -145,6 +145,18 @@ def test_scale_ladder_first_counts_what_the_lowest_rung_takes() -> None:
     assert [d.replicas for d in run(load, replicas=1, policy=replicas)] == [4]
 
 
+def test_scale_requests_on_lower_rungs_are_demand_where_replicas_come_first() -> None:
+    load = ScaleLoad(now_s=0.0, num_in_flight=8, num_degraded=16.0, num_ready=1)
+    for prefer, expected in ((Prefer.REPLICAS, 3), (Prefer.LADDER, 1)):
+        policy = msgspec.structs.replace(POLICY, prefer=prefer, in_flight_per_replica=8.0, max_replicas=9)
+        decision = scale(load, ScaleHistory(replicas=1), policy)
+        assert decision.replicas == expected
+    # and the pool is not idle, whatever comes first
+    later = msgspec.structs.replace(load, now_s=1e6, num_in_flight=0)
+    history = ScaleHistory(replicas=1, last_busy_s=0.0)
+    assert scale(later, history, policy).history.last_busy_s == 1e6
+
+
 def test_scale_a_slow_start_lengthens_the_window() -> None:
     policy = msgspec.structs.replace(POLICY, startup_s=500.0)
     loads = [

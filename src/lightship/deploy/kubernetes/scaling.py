@@ -207,7 +207,7 @@ def _horizontal(around: RenderInput, engine: Engine) -> dict[str, Any]:
                 {
                     "type": "External",
                     "external": {
-                        "metric": {"name": metrics.RUNG_DEMAND, "selector": {"matchLabels": chosen}},
+                        "metric": {"name": _demand_metric(around), "selector": {"matchLabels": chosen}},
                         "target": {"type": "AverageValue", "averageValue": str(target_in_flight(engine.rung))},
                     },
                 }
@@ -215,6 +215,11 @@ def _horizontal(around: RenderInput, engine: Engine) -> dict[str, Any]:
             "behavior": _behavior(around),
         },
     }
+
+
+def _demand_metric(around: RenderInput) -> str:
+    """Where replicas come first, what lower rungs answer for want of room is demand for this one, as in `scale`."""
+    return metrics.RUNG_DEMAND if around.deployment.prefers_ladder else metrics.RUNG_FULL_DEMAND
 
 
 def _scaled_object(around: RenderInput, engine: Engine) -> dict[str, Any]:
@@ -241,7 +246,7 @@ def _scaled_object(around: RenderInput, engine: Engine) -> dict[str, Any]:
                     "metricType": "AverageValue",
                     "metadata": {
                         "serverAddress": monitoring.prometheus_url,
-                        "query": f"sum({metrics.RUNG_DEMAND}{{{chosen}{service}}})",
+                        "query": f"sum({_demand_metric(around)}{{{chosen}{service}}})",
                         "threshold": str(target_in_flight(engine.rung)),
                         "activationThreshold": "0",
                         "ignoreNullValues": "false",

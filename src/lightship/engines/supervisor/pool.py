@@ -91,6 +91,7 @@ class ReplicaPool:
             now_s=now_s,
             num_queued=num_queued,
             num_in_flight=sum(one.num_in_flight for one in loads),
+            num_degraded=sum(one.num_degraded for one in loads),
             num_ready=self.num_ready,
             num_starting=self.num_counting - self.num_ready,
             attainment=min(attainments) if attainments else None,

@@ -32,13 +32,28 @@ class ActivationCollector(Collector):
             names.RUNG_QUEUED_REQUESTS, "Requests that wait for room, by asked rung.", loads, "num_queued"
         )
         yield self._gauge(names.RUNG_IN_FLIGHT_REQUESTS, "Attempts under way on a rung.", loads, "num_in_flight")
+        yield self._gauge(
+            names.RUNG_DEGRADED_REQUESTS,
+            "Requests under way on lower rungs for want of room on this one, in requests of its own speed.",
+            loads,
+            "num_degraded",
+        )
         demand = GaugeMetricFamily(
-            names.RUNG_DEMAND, "All of these: what an autoscaler divides by what one replica takes.", labels=_LABELS
+            names.RUNG_DEMAND,
+            "Held, queued and under way: what an autoscaler divides by what one replica takes.",
+            labels=_LABELS,
+        )
+        full = GaugeMetricFamily(
+            names.RUNG_FULL_DEMAND,
+            "With those on lower rungs for want of room here: the same where replicas come before lower rungs.",
+            labels=_LABELS,
         )
         for load in loads:
-            total = load.num_held + load.num_queued + load.num_in_flight
-            demand.add_metric([load.served_model, str(load.rung)], float(total))
+            labels, total = [load.served_model, str(load.rung)], load.num_held + load.num_queued + load.num_in_flight
+            demand.add_metric(labels, float(total))
+            full.add_metric(labels, total + load.num_degraded)
         yield demand
+        yield full
         phase = GaugeMetricFamily(
             names.RUNG_PHASE, "1 for the phase a rung is in.", labels=[*_LABELS, names.LABEL_PHASE]
         )

@@ -22,6 +22,7 @@ def rung_loads(held: HeldEngine, dispatcher: Dispatcher, pool: ReplicaPool) -> l
             num_held=num_held[model, rung],
             num_queued=num_queued[model, rung],
             num_in_flight=pool.rung_load(rung, served_model=model).num_in_flight,
+            num_degraded=round(dispatcher.degraded_demand(model, rung), 1),
             attainment=_rounded(dispatcher.attainment(model, rung, now_s)),
         )
         for model, ladder in dispatcher.ladders.items()

@@ -260,6 +260,7 @@ class ClusterController:
             now_s=now_s,
             num_queued=num_queued,
             num_in_flight=total.num_in_flight,
+            num_degraded=total.num_degraded,
             num_ready=sum(one.phase is ReplicaPhase.READY for one in states),
             num_starting=sum(one.is_coming for one in states),
             attainment=total.attainment,

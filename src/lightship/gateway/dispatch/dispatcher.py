@@ -168,6 +168,8 @@ class Dispatcher:
         was_full = place.device.is_full or self.num_waiting > 0
         place.device.give_back(ticket.share, rung=ticket.rung)
         place.num_in_flight -= 1
+        if ticket.is_short_of_room:
+            place.num_degraded_from[ticket.asked_rung] -= 1
         if ladder is None:
             return
         self._rooms[ladder.home_device].settle(
@@ -217,6 +219,10 @@ class Dispatcher:
         waiting = (ticket for room in self._rooms.values() for ticket in room.waiting())
         return Counter((ticket.served_model, ticket.asked_rung) for ticket in waiting)
 
+    def degraded_demand(self, served_model: str, rung: int) -> float:
+        """Requests under way on lower rungs for want of room on this one, in requests of its own speed."""
+        return self.ladders[served_model].degraded_demand(rung)
+
     def attainment(self, served_model: str, rung: int, now_s: float) -> float | None:
         """Share of a rung's recent answers that kept the promise; None where there were too few to say."""
         return self.ladders[served_model].places[rung].kept.share(now_s, at_least=_LEAST_ANSWERS)
@@ -256,7 +262,16 @@ class Dispatcher:
         is_up = [
             rung not in ticket.avoided and self._is_up(ticket.served_model, rung) for rung in range(ladder.num_local)
         ]
-        return choose_rung(wish, ladder.views(now_s, is_up=is_up), level=ladder.level_rung)
+        level = ladder.level_rung
+        choice = choose_rung(wish, ladder.views(now_s, is_up=is_up), level=level)
+        if (
+            choice.rung is None
+            or choice.rung >= level
+            or self._keeps_promise(ticket, ladder.places[choice.rung], now_s)
+        ):
+            return choice
+        # there is room above the level, but not in time for this one
+        return choose_rung(wish, ladder.views(now_s, is_up=is_up, is_mixing=False), level=level)
 
     def _has_plain_choice(self, ticket: Ticket, ladder: LadderState) -> bool:
         """Whether `choose_rung` would give what was asked for, told without looking at every rung: the common case."""
@@ -337,6 +352,8 @@ class Dispatcher:
         ticket.num_together = place.device.num_in_flight
         place.num_in_flight += 1
         place.num_started += 1
+        if ticket.is_short_of_room:
+            place.num_degraded_from[ticket.asked_rung] += 1
         if ladder.budget is not None and ticket.counts_against_budget:
             if not ticket.avoided:
                 ladder.budget.note_request(now_s)

@@ -137,7 +137,7 @@ class Level:
         step: Where it stands.
         changed_s: Since when.
         overloaded_since_s: Since when there has been an overload without a break; None while there is none.
-        failed_per_s: Arrivals at which the step above was left last; None before that.
+        failed_per_s: Arrivals per replica at which the step above was left last; None before that.
         patience_s: How long it stays here at least while arrivals are not clearly below that.
     """
 
@@ -149,10 +149,17 @@ class Level:
 
 
 class LadderLoad(msgspec.Struct, frozen=True):
-    """What the level is decided by."""
+    """What the level is decided by. Arrivals are those per replica: more of them serve more.
+
+    Args:
+        is_overloaded: Requests wait too long, or were shed.
+        arrivals_per_s: Per replica of the rung that serves now.
+        arrivals_above_per_s: Per replica of the rung a step further up.
+    """
 
     is_overloaded: bool
     arrivals_per_s: float
+    arrivals_above_per_s: float
 
 
 def next_level(level: Level, load: LadderLoad, policy: LadderPolicy, *, lowest: int, now_s: float) -> Level:
@@ -173,7 +180,7 @@ def next_level(level: Level, load: LadderLoad, policy: LadderPolicy, *, lowest: 
     if level.step == 0:
         return level
     failed = level.failed_per_s
-    is_clear = failed is not None and load.arrivals_per_s < policy.up_load_share * failed
+    is_clear = failed is not None and load.arrivals_above_per_s < policy.up_load_share * failed
     if now_s - level.changed_s < (policy.up_dwell_s if is_clear else level.patience_s):
         return level
     # a step further up has its own history, which is not known any more: it is tried like the first time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -40,6 +41,8 @@ class RungPlace:
         """Answers that kept the promise, whatever of it is the engine's part."""
         self.num_in_flight = 0
         self.num_started = 0
+        self.num_degraded_from: Counter[int] = Counter()
+        """Requests under way here that asked for a rung further up and got this one for want of room there, by that."""
 
     @property
     def limit(self) -> float:
@@ -133,21 +136,39 @@ class LadderState:
         is_overloaded = is_late or now_s < self._overloaded_until_s
         if not is_overloaded and self.level.step == 0 and self.level.overloaded_since_s is None:
             return  # nowhere to go
-        load = LadderLoad(is_overloaded=is_overloaded, arrivals_per_s=self.arrivals.per_s(now_s))
+        arrivals_per_s, here = self.arrivals.per_s(now_s), self.level_rung
+        load = LadderLoad(
+            is_overloaded=is_overloaded,
+            arrivals_per_s=arrivals_per_s / self.places[here].device.num_replicas,
+            arrivals_above_per_s=arrivals_per_s / self.places[max(0, here - 1)].device.num_replicas,
+        )
         self.level = next_level(self.level, load, self.config.policy, lowest=self.last_step, now_s=now_s)
 
-    def views(self, now_s: float, *, is_up: list[bool]) -> list[RungView]:
-        """The local rungs as a choice sees them."""
-        mix = self.config.policy.mix_load_share
+    def degraded_demand(self, rung: int) -> float:
+        """Requests under way further down for want of room on a rung, in requests of that rung's own speed.
+
+        By Little's law a rung that takes so many times as long has so many times as many of them under way.
+        """
+        weight, below = self.places[rung].token_weight, self.places[rung + 1 : self.num_local]
+        return sum(place.num_degraded_from[rung] * weight / place.token_weight for place in below)
+
+    def views(self, now_s: float, *, is_up: list[bool], is_mixing: bool = True) -> list[RungView]:
+        """The local rungs as a choice sees them; with `is_mixing` a rung above the level is taken where it has room."""
         return [
             RungView(
                 place.facts,
                 is_up=up,
-                has_room_to_mix=place.device.has_room(place.share, up_to=mix),
+                has_room_to_mix=is_mixing and place.device.has_room(place.share, up_to=self._mix_share(place)),
                 may_degrade=self.budget is None or self.budget.may_spend(place.facts.cautious_loss, now_s),
             )
             for place, up in zip(self.places[: self.num_local], is_up, strict=True)
         ]
+
+    def _mix_share(self, place: RungPlace) -> float:
+        """Use of its device up to which a rung above the level still gets requests. What it serves on a device of its
+        own takes nothing from the rungs below, which are there for what it cannot serve."""
+        is_shared = sum(other.device is place.device for other in self.places) > 1
+        return self.config.policy.mix_load_share if is_shared else 1.0
 
 
 def _speedup(facts: RungFacts, top: RungFacts) -> float:

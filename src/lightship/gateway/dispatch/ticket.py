@@ -73,6 +73,12 @@ class Ticket:
         """Whether the quality budget is about it: not where the client asked for less."""
         return not self.is_pinned and self.terms.degrade is not Degrade.PREFERRED
 
+    @property
+    def is_short_of_room(self) -> bool:
+        """Whether it started on a lower rung than it wants because that one had no room, or no replica."""
+        is_lower = self.rung > self.asked_rung and self.terms.degrade is not Degrade.PREFERRED
+        return is_lower and self.reason in {RungReason.LEVEL, RungReason.UNAVAILABLE}
+
 
 class Answered(msgspec.Struct, frozen=True):
     """What a request saw of its engine. `ttft_s` counts from its start there; `tpot_s` is None below two tokens."""

@@ -17,7 +17,7 @@ from lightship.testing.virtual_time import run_in_virtual_time
 PLACE = ("qwen", 0)
 
 
-def exposition(held: float, queued: float, in_flight: float, *, rung: str = "0") -> bytes:
+def exposition(held: float, queued: float, in_flight: float, *, degraded: float = 0.0, rung: str = "0") -> bytes:
     """As prometheus_client writes it, among others."""
     return f"""# HELP lightship_rung_held_requests Requests that wait for a replica.
 # TYPE lightship_rung_held_requests gauge
@@ -28,6 +28,8 @@ lightship_requests_total{{model="qwen"}} 17.0
 lightship_rung_queued_requests{{model="qwen",rung="{rung}"}} {queued}
 # TYPE lightship_rung_in_flight_requests gauge
 lightship_rung_in_flight_requests{{model="qwen",rung="{rung}"}} {in_flight}
+# TYPE lightship_rung_degraded_requests gauge
+lightship_rung_degraded_requests{{model="qwen",rung="{rung}"}} {degraded}
 """.encode()
 
 
@@ -41,16 +43,18 @@ def test_counts_in_nonsense_say_so() -> None:
     assert "cannot be read" in counts_in(b'lightship_rung_held_requests{model="qwen"', gateway="a").problem
     assert "cannot be read" in counts_in(exposition(1, 2, 3, rung="zero"), gateway="a").problem
     assert "cannot be read" in counts_in(b"\xff\xfe", gateway="a").problem
+    assert "cannot be read" in counts_in(exposition(1, 2, float("nan")), gateway="a").problem
+    assert "cannot be read" in counts_in(exposition(1, 2, 3, degraded=float("inf")), gateway="a").problem
 
 
 def test_pool_load_adds_up_what_is_held_as_queued() -> None:
-    one = counts_in(exposition(1, 2, 3), gateway="a")
-    two = counts_of(
-        [RungLoad(served_model="qwen", rung=0, num_held=10, num_queued=20, num_in_flight=30, attainment=0.9)],
-        gateway="b",
+    one = counts_in(exposition(1, 2, 3, degraded=1.5), gateway="a")
+    other = RungLoad(
+        served_model="qwen", rung=0, num_held=10, num_queued=20, num_in_flight=30, num_degraded=2.0, attainment=0.9
     )
-    total = pool_load(PLACE, [one, two])
-    assert (total.num_queued, total.num_in_flight, total.attainment, total.problem) == (33, 33, 0.9, "")
+    total = pool_load(PLACE, [one, counts_of([other], gateway="b")])
+    assert (total.num_queued, total.num_in_flight, total.num_degraded) == (33, 33, 3.5)
+    assert (total.attainment, total.problem) == (0.9, "")
 
 
 def test_pool_load_rung_that_one_gateway_does_not_tell_of_is_missing_and_not_zero() -> None:

@@ -407,3 +407,42 @@ def test_dispatcher_device_that_was_eased_too_far_opens_again() -> None:
             over = in_flight.pop(0)
             in_flight += [each.ticket for each in ended(one, over, now_s) if isinstance(each, Start)]
     assert device.scale > 0.2
+
+
+def test_dispatcher_rungs_with_devices_of_their_own_lower_one_takes_only_what_the_upper_one_cannot() -> None:
+    facts = (
+        RungFacts(variant_name="fp16", device="a", goodput_requests_per_s=10, concurrency=2),
+        RungFacts(variant_name="int4", device="b", quality_loss=0.02, goodput_requests_per_s=10, concurrency=2),
+    )
+    ladder = LadderConfig(rungs=facts, ttft_s=1.0, tpot_s=0.1, policy=POLICY)
+    one = Dispatcher(DispatchConfig(ladders={"m": ladder}), is_up=lambda model, rung: True)
+    first = [ticket(), ticket()]
+    assert [type(one.offer(each, 0.0)) for each in first] == [Start, Start]
+    waiting = ticket()
+    assert isinstance(one.offer(waiting, 0.0), Wait)
+    assert [*one.advance(0.3), *one.advance(0.5)] == []  # it has waited too long for too long: a step down
+    (started,) = one.advance(0.5)
+    assert (started.ticket, waiting.rung, waiting.reason) == (waiting, 1, RungReason.LEVEL)
+    ended(one, first[0], 0.5)
+    lucky, other = ticket(0.6), ticket(0.6)
+    assert [type(one.offer(each, 0.6)) for each in (lucky, other)] == [Start, Start]
+    assert [(each.rung, each.reason) for each in (lucky, other)] == [(0, RungReason.ASKED), (1, RungReason.LEVEL)]
+
+
+def test_dispatcher_room_above_the_level_that_comes_too_late_for_a_prompt_is_left_alone() -> None:
+    facts = (
+        RungFacts(variant_name="fp16", device="a", goodput_requests_per_s=10, concurrency=9),
+        RungFacts(variant_name="int4", device="b", quality_loss=0.02, goodput_requests_per_s=10, concurrency=9),
+    )
+    ladder = LadderConfig(rungs=facts, ttft_s=1.0, tpot_s=0.1, policy=POLICY)
+    one = Dispatcher(DispatchConfig(ladders={"m": ladder}), is_up=lambda model, rung: True)
+    for number in range(20):  # it learns that 1,000 tokens take 0.9 s
+        num_tokens = 1000 if number % 2 else 100
+        each = ticket(number, num_prompt_tokens=num_tokens)
+        assert isinstance(one.offer(each, number), Start)
+        one.first_byte(each, number + 0.0009 * num_tokens)
+        one.finish(each, number + 0.9, Answered(0.0009 * num_tokens, 0.01, 20))
+    one.ladders["m"].level = Level(step=1, changed_s=20.0, failed_per_s=0.1, patience_s=1e9)
+    first, second = (ticket(20.0, num_prompt_tokens=1000, ttft_s=1.0) for _ in range(2))
+    assert [type(one.offer(each, 20.0)) for each in (first, second)] == [Start, Start]
+    assert (first.rung, second.rung) == (0, 1)

@@ -83,8 +83,10 @@ def test_choose_rung_unmeasured_lower_rung_serves_nobody_with_a_floor() -> None:
     assert choose_rung(Wish(), ladder, level=1).rung == 1
 
 
-def moved(level: Level, *, overloaded: bool, arrivals_per_s: float, now_s: float) -> Level:
-    load = LadderLoad(is_overloaded=overloaded, arrivals_per_s=arrivals_per_s)
+def moved(
+    level: Level, *, overloaded: bool, arrivals_per_s: float, now_s: float, above_per_s: float | None = None
+) -> Level:
+    load = LadderLoad(overloaded, arrivals_per_s, arrivals_per_s if above_per_s is None else above_per_s)
     return next_level(level, load, POLICY, lowest=2, now_s=now_s)
 
 
@@ -114,6 +116,16 @@ def test_level_arrivals_clearly_fewer_goes_up_after_the_dwell() -> None:
     level = down_at(100, 0.0)
     assert moved(level, overloaded=False, arrivals_per_s=79, now_s=9.9).step == 1
     assert moved(level, overloaded=False, arrivals_per_s=79, now_s=10.0).step == 0
+
+
+def test_level_arrivals_clearly_fewer_for_each_replica_above_goes_up_after_the_dwell() -> None:
+    level = down_at(100, 0.0)
+    # as many as ever, but there are more replicas above than when that step was left
+    assert moved(level, overloaded=False, arrivals_per_s=100, above_per_s=79, now_s=9.9).step == 1
+    assert moved(level, overloaded=False, arrivals_per_s=100, above_per_s=79, now_s=10.0).step == 0
+    # and half as many, with so few replicas above that each would get nearly what it could not serve
+    level = Level(step=1, changed_s=0.0, failed_per_s=100, patience_s=100.0)
+    assert moved(level, overloaded=False, arrivals_per_s=50, above_per_s=81, now_s=99.0).step == 1
 
 
 def test_level_failed_trials_come_ever_more_seldom() -> None:

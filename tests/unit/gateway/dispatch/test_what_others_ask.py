@@ -66,6 +66,37 @@ def test_num_waiting_by_rung_counts_who_waits_by_what_was_asked_for() -> None:
     assert one.num_waiting_by_rung() == {("m", 0): 1, ("m", 1): 2}
 
 
+def test_degraded_demand_is_of_the_rung_that_had_no_room_and_in_requests_of_its_speed() -> None:
+    rungs = (
+        RungFacts(variant_name="fp16", device="a", concurrency=4, goodput_requests_per_s=2.0),
+        RungFacts(variant_name="int8", device="b", quality_loss=0.01, concurrency=4, goodput_requests_per_s=3.0),
+        RungFacts(variant_name="int4", device="c", quality_loss=0.02, concurrency=4, goodput_requests_per_s=4.0),
+    )
+    config = DispatchConfig(ladders={"m": LadderConfig(rungs=rungs, ttft_s=1.0, tpot_s=0.1)})
+    down: set[int] = {0}
+    one = Dispatcher(config, is_up=lambda model, rung: rung not in down)
+
+    def started(rung: int, **terms: Any) -> Ticket:
+        ticket = Ticket("m", rung, False, CallTerms(max_wait_s=9.0, max_output_tokens=5, **terms), 0.0)
+        assert isinstance(one.offer(ticket, 0.0), Start)
+        return ticket
+
+    unlucky = [started(0), started(0)]
+    assert [ticket.rung for ticket in unlucky] == [1, 1]
+    started(1)  # asked for it
+    assert started(0, degrade=Degrade.PREFERRED).rung == 2  # likes it best
+    # each would be under way for 3 / 2 of the time there
+    assert [one.degraded_demand("m", rung) for rung in range(3)] == [3.0, 0.0, 0.0]
+    down.add(1)
+    started(0)
+    started(1)
+    # on the third rung: 4 / 2 of the time of the first one, 4 / 3 of that of the second
+    assert [one.degraded_demand("m", rung) for rung in range(3)] == [pytest.approx(5.0), pytest.approx(4 / 3), 0.0]
+    for ticket in unlucky:
+        one.finish(ticket, 1.0, None)
+    assert one.degraded_demand("m", 0) == pytest.approx(2.0)
+
+
 def answered(one: Dispatcher, now_s: float, *, ttft_s: float) -> None:
     each = Ticket("m", 0, False, CallTerms(max_wait_s=9.0, max_output_tokens=5), now_s)
     assert isinstance(one.offer(each, now_s), Start)
