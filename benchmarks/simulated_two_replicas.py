@@ -14,7 +14,8 @@ and the same requests at the same times, and nothing else.
     goodput          requests per second within the whole SLO, as the load client saw it
     degraded share   of the answers, as the gateway counted them
 
-Client and gateway share the two cores with the engines, and the calibration does not see what the gateway takes. So the
+Client and gateway share the two cores with the engines. What the gateway's process took of them during the run is taken
+from the engines' speed in the simulation, for no calibration sees it, and in a service it would run elsewhere. The
 default rungs are heavy enough that engines take nearly all of the time: a 0.5B-shaped model with random weights, in 16
 bits and with int8 weights and activations, made on first use (`--rungs` names variants of the store by digest).
 Medians over the rounds are judged. Takes about 20 minutes and wants an idle machine of two cores.
@@ -127,12 +128,14 @@ class Outcome:
 
 @dataclass
 class Round:
-    """One round: both sides, the median errors of the profiles' fits, and what other programs took of the machine."""
+    """One round: both sides, the median errors of the profiles' fits, and what other programs and the gateway took of
+    the machine."""
 
     measured: Outcome
     simulated: Outcome
     fits: list[float]
     foreign: float
+    gateway: float
 
 
 def texts() -> list[str]:
@@ -269,9 +272,14 @@ async def measured(system: RunningSystem, spec: Spec, load: Trace, *, seed: int)
 
 
 def simulated(
-    requests: Sequence[TraceRequest], profiles: Sequence[EngineProfile], facts: Sequence[RungFacts], spec: Spec
+    requests: Sequence[TraceRequest],
+    profiles: Sequence[EngineProfile],
+    facts: Sequence[RungFacts],
+    spec: Spec,
+    *,
+    gateway_share: float,
 ) -> Outcome:
-    """What the simulation makes of the same requests."""
+    """What the simulation makes of the same requests, on what the gateway left of the machine."""
     admission = spec.gateway.admission
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -281,7 +289,7 @@ def simulated(
             ladder.append(
                 {
                     "name": fact.variant_name,
-                    "profile": {"file": f"rung-{at}.json"},
+                    "profile": {"file": f"rung-{at}.json", "speed": 1 - gateway_share},
                     "quality_loss": fact.quality_loss,
                     "concurrency": fact.concurrency,
                     "goodput_requests_per_s": fact.goodput_requests_per_s,
@@ -374,12 +382,14 @@ async def run(variants: Sequence[Variant], *, rounds: int, factor: float, seed: 
         before = [await calibrated(urls, model, seed=seed + 500, warm_up_s=WARM_UP_S) for urls in rungs]
         for number in range(rounds):
             next_seed = seed + 1000 * (number + 1)
-            ticks = tree_usage()
+            ticks, gateway_ticks = tree_usage(), process_ticks(system.gateway.current.pid or 0)
             real, sent = await measured(system, spec, load_of(rate, seed=next_seed), seed=next_seed)
-            foreign = foreign_share(ticks, tree_usage())
+            now = tree_usage()
+            foreign = foreign_share(ticks, now)
+            gateway = (process_ticks(system.gateway.current.pid or 0) - gateway_ticks) / (now.total - ticks.total)
             after = [await calibrated(urls, model, seed=next_seed + 500) for urls in rungs]
             profiles = [profile_of([*runs, *after[at]], name=facts[at].variant_name) for at, runs in enumerate(before)]
-            found.append(one_round(real, sent, profiles, facts, spec, foreign=foreign))
+            found.append(one_round(real, sent, profiles, facts, spec, foreign=foreign, gateway=gateway))
             before = after
     return found
 
@@ -392,9 +402,10 @@ def one_round(
     spec: Spec,
     *,
     foreign: float,
+    gateway: float,
 ) -> Round:
     """The simulation of a run, beside it."""
-    made = simulated(sent, profiles, facts, spec)
+    made = simulated(sent, profiles, facts, spec, gateway_share=gateway)
     fits = [profile.fit.median_error for profile in profiles if profile.fit is not None]
     for name, one in (("measured", real), ("simulated", made)):
         print(
@@ -403,8 +414,8 @@ def one_round(
             flush=True,
         )
     print(f"             profiles meet half of their observations within {', '.join(f'{fit:.0%}' for fit in fits)}")
-    print(f"             other programs took {foreign:.0%} of the machine meanwhile", flush=True)
-    return Round(real, made, fits, foreign)
+    print(f"             other programs took {foreign:.0%} of the machine, the gateway {gateway:.0%}", flush=True)
+    return Round(real, made, fits, foreign, gateway)
 
 
 def tree_usage() -> Usage:

@@ -110,10 +110,12 @@ def _plots_section(results: Sequence[SimulationResult]) -> str:
     parts = [_legend([(label_of(one), style) for style, one in enumerate(results)])]
     parts.append(panels([_panel(plot) for plot in time_plots(results)], kind="halves"))
     for one in results:
-        plots = fleet_plots(one)
         parts.append(f"<h3>{escape(label_of(one))}</h3>")
-        parts.append(_legend([(line.name, line.style) for line in plots[0].lines]))
-        parts.append(panels([_panel(plot) for plot in plots], kind="halves"))
+        with_legends = [
+            f"<div>{_panel(plot)}{_legend([(line.name, line.style) for line in plot.lines])}</div>"
+            for plot in fleet_plots(one)
+        ]
+        parts.append(panels(with_legends, kind="halves"))
     return section(
         "Over time", "".join(parts), note="Requests are counted by when they came. Dashed: what was offered."
     )
