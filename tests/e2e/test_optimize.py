@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,15 @@ def test_optimize_recipe_for_an_engine_that_is_not_offered_says_so(user: User) -
     assert "not here: w8a8-rtn@vllm: vllm serves what this recipe makes" in result.stdout
 
 
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """What a shell starts in the background ignores SIGINT, and children inherit that: not those of this test."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_optimize_stopped_by_a_signal_goes_on_where_it_was_and_writes_what_it_found(user: User) -> None:
     command, environment = user.command("--json")
     with subprocess.Popen(

@@ -112,7 +112,7 @@ def _usd_per_hour(result: SimulationResult) -> list[float]:
 
 
 def fleet_plots(result: SimulationResult) -> list[TimePlot]:
-    """Replicas of each rung in each region, and the ladder's step: for one simulation."""
+    """Replicas of each rung in each region, and the ladder's step where it can move: for one simulation."""
     times = _times(result)
     x = Axis("Hours" if result.duration_s >= 2 * _HOUR_S else "Minutes", tick, is_more_better=True)
     fleets = tuple(
@@ -124,9 +124,8 @@ def fleet_plots(result: SimulationResult) -> list[TimePlot]:
         for style, region in enumerate(result.regions)
     )
     name = label_of(result)
-    return [
-        TimePlot(Axes(f"Replicas by rung, {name}", x, Axis("Replicas", tick, is_more_better=False)), fleets),
-        TimePlot(
-            Axes(f"Step of the ladder, {name}", x, Axis("Step (0 is the top)", tick, is_more_better=False)), steps
-        ),
-    ]
+    replicas = Axes(f"Replicas by rung, {name}", x, Axis("Replicas", tick, is_more_better=False))
+    if len(result.ladder) == 1:
+        return [TimePlot(replicas, fleets)]
+    step = Axes(f"Step of the ladder, {name}", x, Axis("Step (0 is the top)", tick, is_more_better=False))
+    return [TimePlot(replicas, fleets), TimePlot(step, steps)]
