@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -78,7 +79,7 @@ class Bins:
 def bins_of(duration_s: float) -> Bins:
     """At most `MOST_BINS` equal ones, no shorter than a second."""
     bin_s = max(_LEAST_BIN_S, duration_s / MOST_BINS)
-    return Bins(bin_s, max(1, -int(-duration_s // bin_s)), duration_s)
+    return Bins(bin_s, max(1, math.ceil(duration_s / bin_s - 1e-9)), duration_s)
 
 
 @dataclass

@@ -175,9 +175,9 @@ class LevelSeries:
         last = len(self.integrals) - 1
         while now_s < at_s:
             index = min(last, int(now_s / self._bin_s))
+            if index < last and (index + 1) * self._bin_s <= now_s:  # rounding put the border behind us
+                index += 1
             border_s = at_s if index == last else min(at_s, (index + 1) * self._bin_s)
-            if border_s <= now_s:  # rounding put the border behind us
-                border_s = min(at_s, (index + 2) * self._bin_s)
             self.integrals[index] += level * (border_s - now_s)
             now_s = border_s
         self._since_s = max(self._since_s, at_s)

@@ -192,3 +192,13 @@ def test_region_series_worst_bin_is_the_one_with_the_least_share_of_good_request
     assert series.worst(from_s=0.0) == (0.1, 0.0)
     assert series.worst(from_s=1.0) == (0.8, 2.0)  # the last one had too few to say
     assert RegionSeries(bins_of(4.0)).worst(from_s=0.0) is None
+
+
+@given(duration_s=st.floats(1.0, 1e5), changes=st.lists(st.floats(0.0, 1.0), max_size=20))
+def test_level_series_of_a_level_that_stays_is_that_level_in_every_bin(duration_s: float, changes: list[float]) -> None:
+    series = bins_of(duration_s).levels()
+    series.set(0.0, 2000.0)
+    for share in sorted(changes):  # a look at it in between, as a change and its opposite make
+        series.set(share * duration_s, 2001.0)
+        series.set(share * duration_s, 2000.0)
+    assert series.means() == pytest.approx([2000.0] * bins_of(duration_s).num_bins)
