@@ -7,9 +7,9 @@
     no request for `idle_after_s`           down to the least, which may be none
 
 Load is requests: those under way, those that wait, and, where replicas come before lower rungs, those that a lower rung
-answers meanwhile. A processor's or accelerator's utilisation says nothing here, for
-a single batch keeps it busy. Going up at once and down by the window's maximum is the rule of the Kubernetes
-HorizontalPodAutoscaler (its `behavior.scaleDown.stabilizationWindowSeconds`), whose default window is taken too.
+answers meanwhile. A processor's or accelerator's utilisation says nothing here, for a single batch keeps it busy. Going
+up at once and down by the window's maximum is the rule of the Kubernetes HorizontalPodAutoscaler (its
+`behavior.scaleDown.stabilizationWindowSeconds`), whose default window is taken too.
 """
 
 from __future__ import annotations

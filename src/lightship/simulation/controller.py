@@ -65,16 +65,12 @@ class Controller:
                 now_s=now_s,
                 num_queued=num_queued,
                 num_in_flight=sum(attempts.in_flight[rung] for rung in rungs),
-                num_degraded=sum(self._degraded(rung, rungs) for rung in rungs),
+                num_degraded=sum(self._gateway.dispatcher.degraded_demand(MODEL, rung) for rung in rungs),
                 num_ready=fleet.num_ready,
                 num_starting=fleet.num_starting,
                 attainment=min((round(share, 2) for share in shares if share is not None), default=None),
             )
             self._step(fleet, rungs, load, now_s)
-
-    def _degraded(self, rung: int, rungs: Sequence[int]) -> float:
-        """Requests on lower rungs for want of room on this one; none where they run on the same machines."""
-        return 0.0 if len(rungs) > 1 else self._gateway.dispatcher.degraded_demand(MODEL, rung)
 
     def _step(self, fleet: Fleet, rungs: Sequence[int], load: ScaleLoad, now_s: float) -> None:
         policy = fleet.spec.policy

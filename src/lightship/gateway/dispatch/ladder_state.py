@@ -147,10 +147,12 @@ class LadderState:
     def degraded_demand(self, rung: int) -> float:
         """Requests under way further down for want of room on a rung, in requests of that rung's own speed.
 
-        By Little's law a rung that takes so many times as long has so many times as many of them under way.
+        By Little's law a rung that takes so many times as long has so many times as many of them under way. What runs
+        on the same device does not count: more replicas above would share it, and add nothing.
         """
-        weight, below = self.places[rung].token_weight, self.places[rung + 1 : self.num_local]
-        return sum(place.num_degraded_from[rung] * weight / place.token_weight for place in below)
+        asked = self.places[rung]
+        below = (place for place in self.places[rung + 1 : self.num_local] if place.device is not asked.device)
+        return sum(place.num_degraded_from[rung] * asked.token_weight / place.token_weight for place in below)
 
     def views(self, now_s: float, *, is_up: list[bool], is_mixing: bool = True) -> list[RungView]:
         """The local rungs as a choice sees them; with `is_mixing` a rung above the level is taken where it has room."""

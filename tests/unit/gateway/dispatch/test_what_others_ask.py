@@ -97,6 +97,15 @@ def test_degraded_demand_is_of_the_rung_that_had_no_room_and_in_requests_of_its_
     assert one.degraded_demand("m", 0) == pytest.approx(2.0)
 
 
+def test_degraded_demand_on_a_device_that_rungs_share_is_none() -> None:
+    config = DispatchConfig(ladders={"m": LadderConfig(rungs=RUNGS, ttft_s=1.0, tpot_s=0.1)})
+    one = Dispatcher(config, is_up=lambda model, rung: rung > 0)
+    ticket = Ticket("m", 0, False, CallTerms(max_wait_s=9.0, max_output_tokens=5), 0.0)
+    assert isinstance(one.offer(ticket, 0.0), Start)
+    assert (ticket.rung, ticket.is_short_of_room) == (1, True)
+    assert one.degraded_demand("m", 0) == 0.0
+
+
 def answered(one: Dispatcher, now_s: float, *, ttft_s: float) -> None:
     each = Ticket("m", 0, False, CallTerms(max_wait_s=9.0, max_output_tokens=5), now_s)
     assert isinstance(one.offer(each, now_s), Start)
